@@ -28,6 +28,7 @@ from qvmsh.commands import disk as _disk
 from qvmsh.commands import doctor as _doctor
 from qvmsh.commands import dryrun as _dryrun
 from qvmsh.commands import env as _env
+from qvmsh.commands import export as _export
 from qvmsh.commands import init as _init
 from qvmsh.commands import kill as _kill
 from qvmsh.commands import logs as _logs
@@ -82,6 +83,7 @@ class Machine(machine.BaseMachine):
     doctor = _doctor.doctor
     dryrun = _dryrun.dryrun
     env = _env.env
+    export = _export.export
     init = _init.init
     kill = _kill.kill
     logs = _logs.logs

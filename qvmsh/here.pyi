@@ -7,6 +7,7 @@ from qvmsh.commands.completion import completion as _completion
 from qvmsh.commands.create import create as _create
 from qvmsh.commands.img import img_build as _img_build
 from qvmsh.commands.img import img_list as _img_list
+from qvmsh.commands.import_ import import_package as _import_package
 from qvmsh.commands.delete import prune as _prune
 from qvmsh.commands.session import session_list as _session_list
 from qvmsh.commands.session import session_save as _session_save
@@ -31,6 +32,8 @@ delete = vm.delete
 doctor = vm.doctor
 dryrun = vm.dryrun
 env = vm.env
+export = vm.export
+import_package = _import_package
 init = vm.init
 kill = vm.kill
 logs = vm.logs

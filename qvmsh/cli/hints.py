@@ -48,6 +48,8 @@ OTHER_TOOLS = {
     "new": "create NAME",
     "poweroff": "stop",
     "ps": "list",
+    "pack": "export",
+    "package": "export",
     "pull": "img build NAME",
     "qemu-monitor-command": "qmp COMMAND|cmd LINE",
     "remove": "delete",
@@ -61,6 +63,7 @@ OTHER_TOOLS = {
     "snapshot-create-as": "snapshot save NAME",
     "tail": "logs --follow",
     "undefine": "delete",
+    "unpack": "import FILE",
     "unpause": "resume",
     "up": "start",
 }

@@ -171,6 +171,10 @@ class Call:
             owner.leave_foreign_home(os.environ)
         parse.require_one_machine(bound)
         _place_new_machine(bound)
+        if entry.verb == "export" and bound.words:
+            from qvmsh.cli import targets
+
+            targets.take_exported(bound, os.environ)
         selection = {"all", "label", "parallel"}
         if entry.words in ("machines", "first") and (bound.words or bound.common.keys() & selection):
             from qvmsh.cli import several
@@ -382,8 +386,9 @@ def _place_new_machine(bound: Bound) -> None:
     """With `-C DIR`, `create` creates its machine there; refuse other options that name a machine."""
     if bound.entry.machine != "none":
         return
-    if bound.entry.verb == "create" and bound.words:
-        bound.words[0] = os.path.join(bound.common.pop("directory", None) or "", bound.words[0])
+    at = {"create": 0, "import": 1}.get(bound.entry.verb, len(bound.words))
+    if at < len(bound.words):
+        bound.words[at] = os.path.join(bound.common.pop("directory", None) or "", bound.words[at])
     for name, flag in (("directory", "-C"), ("machine", "-M"), ("set", "--set")):
         if bound.common.get(name) and not (name == "set" and bound.entry.verb == "create"):
             raise UsageError(f"{bound.entry.verb}: unexpected {flag}: the command is not about a machine")
@@ -392,6 +397,8 @@ def _place_new_machine(bound: Bound) -> None:
 def _places(bound: Bound) -> list[str]:
     """Other paths that a command's words name, to read from or to create a machine in."""
     verb = bound.entry.verb
+    if verb == "import":
+        return [os.path.join(_current_folder(), *bound.words[1:], "")]
     if verb not in ("create", "restore") and not (verb == "config" and bound.options.get("check")):
         return []
     paths = [os.path.join(_current_folder(), word) for word in bound.words]

@@ -157,3 +157,21 @@ def _in_order(made: Mapping[str, Job]) -> list[Job]:
         order += [rest.pop(place) for place in ready]
         done.update(ready)
     return order
+
+
+def take_exported(bound: Bound, environ: Mapping[str, str]) -> None:
+    """Note the machine that `export` names by a word: one that is not a file's name.
+
+    Raises:
+        UsageError: it is not a machine, or another one is named too.
+    """
+    word = bound.words[0]
+    if ".tar" in word or word == "-":
+        return
+    for name, flag in (("directory", "-C"), ("machine", "-M")):
+        if bound.common.get(name) is not None:
+            raise UsageError(
+                f"export: which machine: {flag} {bound.common[name]}, or {word}?",
+                hint=f"leave out {flag} or the word; a file's name has `.tar` in it",
+            )
+    bound.common["directory"] = registry.resolve(bound.words.pop(0), environ)

@@ -202,6 +202,8 @@ def here() -> str:
     groups: dict[str, list[str]] = {}
     for verb, (module, function) in sorted(functions().items()):
         word, mark, second = verb.partition(" ")
+        if keyword.iskeyword(word):
+            word = function.__name__
         if word in taken or not word.isidentifier():
             continue
         if "vm" in inspect.signature(function).parameters:

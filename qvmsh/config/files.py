@@ -18,6 +18,9 @@ MAX_BYTES = 256 << 10
 
 VMRC = ".vmrc"
 GLOBAL = "/etc/qvm/vmrc"
+MARK = os.path.join(".qvm", "unaccepted")
+"""In a machine's directory: it came in a package that was not accepted yet (`trust`); the names of the
+variables that have no effect until then, a line each."""
 
 
 class Unreadable(Exception):
@@ -38,6 +41,16 @@ def read(path: str) -> files.Source:
     except OSError as error:
         why = error.strerror or str(error)
         raise Unreadable(why[0].lower() + why[1:]) from None
+
+
+def unaccepted(directory: str) -> frozenset[str] | None:
+    """The variables of an unaccepted package; None for any other machine."""
+    try:
+        return frozenset(read(os.path.join(directory, MARK)).text.split())
+    except FileNotFoundError:
+        return None
+    except (Unreadable, NotADirectoryError):
+        return frozenset()
 
 
 def home(environ: Mapping[str, str]) -> str:

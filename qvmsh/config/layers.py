@@ -123,6 +123,8 @@ class _Loader:
         self.reading: list[tuple[str, int, int]] = []  # path, device and inode of the files in work
         self.count = 0
         self.sources: list[Source] = []  # the .vmrc and what it includes
+        self.unaccepted = files.unaccepted(directory)  # of a package; None for other machines
+        self.held: set[str] = set()
 
     # layers
 
@@ -235,6 +237,8 @@ class _Loader:
         if variable and (variable.computed or variable.context):
             self._unsettable(name, origin)
             return
+        if self.unaccepted and name in self.unaccepted and self._hold(name, origin):
+            return
         self.origins[name] = origin
         if "\nVM_" in value:
             message = f"the value of {name} contains a line that looks like an assignment"
@@ -242,6 +246,18 @@ class _Loader:
             self.warnings.append(Problem(*origin.place, message, hint, name))
         if name == "VM_INCLUDE" and value:
             self._include(value, origin)
+
+    def _hold(self, name: str, origin: Origin) -> bool:
+        """Give a variable of an unaccepted package no effect; False in a file that is not of the package."""
+        if origin.layer not in ("vmrc", "include") or not self.sources:
+            return False
+        self.values.pop(name, None)
+        self.origins.pop(name, None)
+        if name not in self.held:
+            self.held.add(name)
+            message = f"{name} came in a package and has no effect until `qvm allow`"
+            self.warnings.append(Problem(*origin.place, message, None, name))
+        return True
 
     def _unsettable(self, name: str, origin: Origin) -> None:
         variable = VARIABLES[name]
@@ -262,6 +278,8 @@ class _Loader:
             value = files.home(self.environ) + value[1:]
         path = os.path.normpath(os.path.join(os.path.dirname(origin.file), value))
         name, why = files.shown(path), ""
+        if self.unaccepted is not None and not self._is_inside(path) and self._hold("VM_INCLUDE", origin):
+            return
         try:
             source = files.read(path)
         except FileNotFoundError:
@@ -279,6 +297,9 @@ class _Loader:
             self.problems.append(Problem(*origin.place, f"VM_INCLUDE: {why}", None, "VM_INCLUDE"))
             return
         self._read(source, "include")
+
+    def _is_inside(self, path: str) -> bool:
+        return os.path.realpath(path).startswith(os.path.realpath(self.directory) + "/")
 
     # checks
 
@@ -359,7 +380,9 @@ class _Loader:
 
     def settings(self) -> Settings:
         values = {name: self.values[name] for name in self.origins}
-        return Settings(
+        found = Settings(
             self.directory, values, self.origins, self.problems, self.warnings, self.notes, self.environ,
             self.sources,
         )  # fmt: skip
+        found.held, found.is_marked = frozenset(self.held), self.unaccepted is not None
+        return found

@@ -107,11 +107,14 @@ class Settings:
         notes: remarks for `config --check` only: VM_ names of the user's own.
         environ: the environment that it was loaded in.
         sources: the `.vmrc` and the files that it includes, as they were read.
+
+    `held` are the variables that have no effect until `qvm allow`; `is_marked`: the machine came in a
+    package that was not accepted yet.
     """
 
     __slots__ = (
         "_environ", "_is_accepted", "_origins", "_values",
-        "directory", "notes", "problems", "sources", "warnings",
+        "directory", "held", "is_marked", "notes", "problems", "sources", "warnings",
     )  # fmt: skip
 
     def __init__(
@@ -133,6 +136,8 @@ class Settings:
         self.notes = notes
         self._environ = environ
         self.sources = sources
+        self.held: frozenset[str] = frozenset()
+        self.is_marked = False
         self._is_accepted = False
 
     def __repr__(self) -> str:
@@ -191,7 +196,7 @@ class Settings:
     @property
     def is_accepted(self) -> bool:
         """True if the user has accepted the machine's files: by `qvm allow`, or by this command."""
-        if not self._is_accepted:
+        if not self._is_accepted and not self.is_marked:
             from qvmsh.config import trust
 
             rows = [(each.path, each.data) for each in self.sources]

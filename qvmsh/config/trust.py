@@ -10,6 +10,10 @@ what they have accepted; and a command that only looks runs nothing that the mac
 name, unless it was accepted (`Settings.may_run`). The caller passes the status and
 content of one open file, so that the checked content is the one that is used.
 
+What came in a package (`qvm import`) and would run or open something does nothing before `qvm allow`: a
+file in the machine's `.qvm` (`files.MARK`) names those variables. Until it is removed, they have no effect,
+and nothing that the machine's files name is run.
+
 `RC` is code, so no shell loads it before its content was accepted. Accepting a file as code and
 accepting it as configuration are independent.
 """
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
         directory: str
         sources: list[Source]
+        is_marked: bool
 
         @property
         def is_accepted(self) -> bool: ...
@@ -71,6 +76,12 @@ def refusal(settings: Settings) -> ConfigError | None:
     None if it may: the directory and the files are this user's or root's, or were accepted.
     For root `require` has checked the files before their content was used.
     """
+    if settings.is_marked:
+        return ConfigError(
+            "nothing is run: it came in a package, and you have not accepted what that brings",
+            machine=_name(settings),
+            hint=f"read .vmrc and what it names ({files.MARK} lists it), then accept it with `qvm allow`",
+        )
     users = {0, os.geteuid()}
     rows = [(source.path, source.status) for source in settings.sources]
     try:
@@ -81,12 +92,16 @@ def refusal(settings: Settings) -> ConfigError | None:
     if os.geteuid() == 0 or not foreign or settings.is_accepted:
         return None
     path, uid = foreign[0]
-    is_named = settings.is_set("VM_MACHINE_NAME")
     return ConfigError(
         f"nothing is run: {path} belongs to {files.account(uid)}, and you have not accepted it",
-        machine=settings["VM_MACHINE_NAME"] if is_named else os.path.basename(settings.directory),
+        machine=_name(settings),
         hint="read .vmrc and what it names, then accept it with `qvm allow`",
     )
+
+
+def _name(settings: Settings) -> str:
+    is_named = settings.is_set("VM_MACHINE_NAME")
+    return settings["VM_MACHINE_NAME"] if is_named else os.path.basename(settings.directory)
 
 
 def allowed_file(environ: Mapping[str, str]) -> str:

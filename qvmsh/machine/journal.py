@@ -42,6 +42,7 @@ class Kind(Enum):
 
     ARCHIVE = ("archive", "archive")
     RESTORE = ("archive", "restore")
+    EXPORT = ("archive", "export")
     SNAPSHOT_SAVE = ("snapshot", "save")
     SNAPSHOT_DELETE = ("snapshot", "delete")
     SNAPSHOT_RESTORE = ("snapshot", "restore")
@@ -55,6 +56,7 @@ class Kind(Enum):
     MOVE = ("making", "move")
     DELETE = ("making", "delete")
     UNDELETE = ("making", "undelete")
+    IMPORT = ("making", "import")
 
 
 class Phase(Enum):
@@ -253,6 +255,7 @@ _TITLES = {
     Kind.ARCHIVE: "the archive",
     Kind.RESTORE: "the restore",
     Kind.RENAME: "the renaming to",
+    Kind.EXPORT: "the export",
     Kind.SNAPSHOT_SAVE: "the save of the snapshot",
     Kind.SNAPSHOT_DELETE: "the deletion of the snapshot",
     Kind.SNAPSHOT_RESTORE: "the restore of the snapshot",
@@ -267,8 +270,6 @@ def title(record: Record) -> str:
     name = f" {record.name}" if record.name else ""
     return f"{_TITLES[record.kind]}{name}, begun {time.strftime('%F %T', time.localtime(record.since))},"
 
-
-# The files
 
 _INVALID = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
 """What reading a file raises that is not such a record."""
@@ -309,9 +310,8 @@ def read_creation(path: str) -> Record | None:
         value = _Values(found)
         phase = Phase.READY if found.get("is_whole") else Phase.BEGIN
         record = _begun(Kind(("making", found["verb"])), value)
-        return dataclasses.replace(
-            record, phase=phase, folder=value.text("path"), directory=value.text("directory", "")
-        )
+        where = value.text("directory", "")
+        return dataclasses.replace(record, phase=phase, folder=value.text("path"), directory=where)
     except _INVALID:
         return None
 
@@ -328,7 +328,7 @@ def _begun(kind: Kind, value: _Values) -> Record:
 def _encoded(vm: BaseMachine, record: Record) -> dict[str, Any]:
     """The record as the file stores it; changing values are numbers, so that the length stays."""
     found: dict[str, Any] = {"what": record.kind.value[1], "since": record.since, "pid": record.pid}
-    if record.kind is Kind.ARCHIVE:
+    if record.kind in (Kind.ARCHIVE, Kind.EXPORT):
         overlays = [
             {"disk": each.disk, "format": each.format, "node": each.node, "cut": each.file,
              "cut_node": each.file_node, "state": "back" if each.is_merged else "open"}
@@ -375,7 +375,7 @@ def _decoded(vm: BaseMachine, file: str, found: dict[str, Any]) -> Record:
     """The record in a file, every value checked: it lies where another account may write."""
     kind, value = Kind((file, found["what"])), _Values(found)
     record = _begun(kind, value)
-    if kind is Kind.ARCHIVE:
+    if kind in (Kind.ARCHIVE, Kind.EXPORT):
         overlays = tuple(_overlay(_Values(each)) for each in value.rows("cuts"))
         return dataclasses.replace(
             record, overlays=overlays, is_frozen=value.flag("is_frozen"), is_held=value.flag("is_held"),
@@ -387,9 +387,8 @@ def _decoded(vm: BaseMachine, file: str, found: dict[str, Any]) -> Record:
             record, phase=phase, renames=value.pairs("swap"), uuid=value.text("uuid", "")
         )
     if kind is Kind.RENAME:
-        return dataclasses.replace(
-            record, renames=value.pairs("swap"), name=value.text("name"), directory=value.text("directory")
-        )
+        name, where = value.text("name"), value.text("directory")
+        return dataclasses.replace(record, renames=value.pairs("swap"), name=name, directory=where)
     entry = found["entry"]
     if entry is not None and entry["name"] != found["name"]:
         raise ValueError("entry belongs to another snapshot")

@@ -253,6 +253,8 @@ ON: list[tuple[str, list[str], str, int]] = [
     ("archive", ["--list"], "list=True", 0),
     ("archive", ["--delete", "none"], "'none', delete=True", 2),
     ("restore", ["latest"], "'latest'", 2),
+    ("export", ["one.tar.gz", "two.tar.gz"], "'one.tar.gz', 'two.tar.gz'", 2),
+    ("import", ["none.tar.gz"], "'none.tar.gz'", 2),
     ("stop", ["--savevm", "a/b"], "savevm='a/b'", 3),
 ]
 

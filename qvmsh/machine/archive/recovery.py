@@ -1,10 +1,11 @@
-"""An archive that was interrupted: the guest's disks are made whole again, unfinished files removed."""
+"""An interrupted archive or export: the guest's disks are made whole again, unfinished files removed."""
 
 from __future__ import annotations
 
 from qvmsh.host import locks
 from qvmsh.machine.archive import changes, live_copy, maintenance
 from qvmsh.machine.create import layers
+from qvmsh.machine.journal import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ def recover(journal: Journal) -> str:
     if is_running:
         changes.clear_running(vm)
     layers.remove_parts(vm)
+    changes.clear_staged(vm)
+    if journal.record.kind is Kind.EXPORT:
+        return f"was cleaned up: {joined or 'its disks are as they were'}"
     removed = maintenance.sweep_near(vm, journal.record.state)
     return f"was cleaned up: {', '.join(filter(None, (joined, removed)))}"
 

@@ -36,7 +36,7 @@ from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from qvmsh.machine.archive.job import Job
 
@@ -219,8 +219,7 @@ class Writer:
             QvmError: there is not enough free space.
         """
         paths = [each.path for each in self.taken if each.role not in self.changes_only]
-        has_layers = self.is_new and not self._has_layers and not self.job.is_linked
-        if has_layers and not self.job.wish.compress_base:
+        if self.is_new and not (self._has_layers or self.job.wish.compress_base or self.job.is_linked):
             paths += [path for below in self._below.values() for path, _ in below]
         self.job.require_room(paths)
 
@@ -321,7 +320,7 @@ class Writer:
                 self.store.writer(self._folder, name) as target,
             ):
                 if self.job.is_passed_on:
-                    sent = _copied(fd, target, shown.tell, self.vm.io.checkpoint)
+                    sent = transfer.copy(fd, target, shown.tell, self.vm.io.checkpoint)
                 else:
                     sent = transfer.send(
                         fd, target, shown.tell, self.vm.io.checkpoint,
@@ -436,19 +435,6 @@ class Writer:
 
     def result(self) -> tuple[Archive, Point]:
         return self.archive, self.point
-
-
-def _copied(
-    source: int, target: int, tell: Callable[[int], None], checkpoint: Callable[[], None]
-) -> transfer.Sent:
-    """Copy an open file, sharing its blocks where the file system can."""
-
-    def reached(done_bytes: int) -> None:
-        tell(done_bytes)
-        checkpoint()
-
-    host_files.copy_open(source, target, reached)
-    return transfer.Sent(os.fstat(target).st_size, "")
 
 
 def _mode(path: str) -> int:

@@ -360,6 +360,11 @@ def allow(vm: BaseMachine) -> Allowed:
     """
     found: list[Source] = []  # for root also a shared file of another account
     found += layers.load(vm.directory, vm.environ, distrusted=found).sources
+    mark = os.path.join(vm.directory, files.MARK)
+    if os.path.lexists(mark):  # it came in a package: what it names counts from here on
+        os.unlink(mark)
+        found.clear()
+        found += layers.load(vm.directory, vm.environ, distrusted=found).sources
     accepted = {each.path: trust.allow(each.path, each.data, vm.environ) for each in found}
     vm.reload()
     code = _code(vm)

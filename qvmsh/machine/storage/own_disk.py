@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MAIN = "disk0"
 """QEMU's name of the machine's own disk."""
+S2E = "disk.s2e"
+"""The raw disk of a machine of S2E, which refuses any other name; where there is no NAME.raw."""
 
 
 def disk_name(vm: BaseMachine, *, base_only: bool = False) -> str:
@@ -29,9 +31,15 @@ def disk_name(vm: BaseMachine, *, base_only: bool = False) -> str:
             raise UsageError(
                 "--base-only needs layers, but VM_USE_SNAPSHOTS=no turns them off", machine=vm.name
             )
-        return f"{settings.text('VM_MACHINE_NAME')}.{settings.text('VM_FMT')}"
+        name = f"{settings.text('VM_MACHINE_NAME')}.{settings.text('VM_FMT')}"
+        return S2E if settings.text("VM_FMT") == "raw" and _is_s2e(vm, name) else name
     which = "BASE" if base_only else "BACKING"
     return settings.text(f"VM_SNAPSHOT_{which}FILENAME")
+
+
+def _is_s2e(vm: BaseMachine, name: str) -> bool:
+    here, other = (os.path.join(vm.directory, each) for each in (S2E, name))
+    return os.path.lexists(here) and not os.path.lexists(other)
 
 
 def has_disk(vm: BaseMachine) -> bool:

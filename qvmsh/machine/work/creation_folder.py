@@ -44,17 +44,26 @@ class Folder:
 
     Args:
         kind: what creates it, for a later message.
-        final: the machine's directory-to-be.
+        final: the machine's directory-to-be; may be changed until then if `is_beside`.
+        is_beside: also where there is an empty directory already, the folder is beside it.
         directory: the machine whose files are moved here; they are moved back, never removed.
 
     Raises:
         OSError: it cannot be created, or put in place.
     """
 
-    def __init__(self, kind: Kind, final: str, environ: Mapping[str, str], directory: str = "") -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        final: str,
+        environ: Mapping[str, str],
+        *,
+        is_beside: bool = False,
+        directory: str = "",
+    ) -> None:
         self.final = final
         self._is_of_moves = bool(directory)
-        self._has_folder = os.path.isdir(final)
+        self._has_folder = os.path.isdir(final) and not is_beside
         self.above = final if self._has_folder else os.path.dirname(final)
         name = os.path.basename(final)
         self.path = part_name(self.above, name)

@@ -19,11 +19,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
 
-NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore")
+NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore", "export")
 """Verbs that fail while interrupted work is not recovered; the others only warn."""
 SPARES_DISKS = (
     "start", "run", "stop", "tidy", "reboot", "pause", "resume", "suspend", "wakeup", "snapshot verify",
-    "disk check",
+    "disk check", "export",
 )  # fmt: skip
 """Verbs that change no existing image, or check before (`require_no_archive`)."""
 

@@ -295,6 +295,8 @@ class Context:
             return found
         for verb in COMMANDS:
             word, mark, _ = verb.partition(" ")
+            if word == "import":  # Python's own word
+                word = "import_package"
             if word not in METHODS_ONLY and word.isidentifier() and word not in found:
                 made = Qmp if verb == "qmp" else Command
                 found[word] = Group(word, self) if mark else made(verb, self)

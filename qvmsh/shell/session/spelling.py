@@ -11,10 +11,12 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 
 HOST_WORDS = frozenset((
-    "exec", "env", "gdb", "help", "import", "init", "kill", "list", "logs", "ls", "mount", "network", "ps",
-    "reset", "resume", "sh", "ssh", "suspend", "test", "top", "umount", "watch",
+    "exec", "env", "export", "gdb", "help", "import", "init", "kill", "list", "logs", "ls", "mount",
+    "network", "ps", "reset", "resume", "sh", "ssh", "suspend", "test", "top", "umount", "watch",
 ))  # fmt: skip
 """Words that stay the host's where it has such a program: those commands are typed `vm kill`, `vm ssh`."""
+SHELL_WORDS = frozenset(("export",))
+"""Words that mean something in any shell, whether the host has such a program or not."""
 REFUSED = {"poweroff": "stop", "halt": "stop", "shutdown": "stop", "reboot": "reboot"}
 """Typed bare, these could mean the guest or the host; and the verb that means the guest."""
 CALL = re.compile(
@@ -26,8 +28,8 @@ CALL = re.compile(
 
 def is_hosts(word: str) -> bool:
     """True for a word that means a program of this host, so that the command is typed `vm WORD`."""
-    if word not in HOST_WORDS:
-        return False
+    if word not in HOST_WORDS or word in SHELL_WORDS:
+        return word in SHELL_WORDS
     from shutil import which
 
     return (which(word) or which(word, path=SYSTEM_PATH)) is not None

@@ -11,17 +11,24 @@ import pytest
 
 from qvmsh.machine import journal
 from qvmsh.machine.journal import Kind, Phase, Record
-from qvmsh.machine.work import recovery
+from qvmsh.machine.work import creation_folder, recovery
+
+MAKING = [kind for kind in Kind if kind.value[0] == "making"]
 
 
-@pytest.mark.parametrize("kind", [each for each in Kind if each not in (Kind.CREATE, Kind.RESTORE_NEW)])
+@pytest.mark.parametrize("kind", [each for each in Kind if each not in MAKING])
 def test_table_names_a_module_that_fits_for_each_kind(kind: Kind) -> None:
     module = importlib.import_module(recovery.MODULES[kind])
     assert [*inspect.signature(module.recover).parameters] == ["journal"]
     assert [*inspect.signature(module.left).parameters] == ["vm", "record"]
 
 
-@pytest.mark.parametrize("kind", [Kind.CREATE, Kind.RESTORE_NEW])
+def test_table_of_moves_names_modules_that_fit() -> None:
+    for name in creation_folder.MOVING.values():
+        assert [*inspect.signature(importlib.import_module(name).recover).parameters] == ["record"]
+
+
+@pytest.mark.parametrize("kind", MAKING)
 @pytest.mark.parametrize("phase", [Phase.BEGIN, Phase.READY])
 def test_record_of_a_creation_is_read_back(tmp_path: Path, kind: Kind, phase: Phase) -> None:
     path, record = str(tmp_path / "0123abcd"), Record(kind, phase, folder="/home/guido/.demo.part-0123abcd")

@@ -1,0 +1,165 @@
+"""What the settings of a package would run, or open outside its directory: it wants `qvm allow` first.
+
+    find(settings)       # [Brought("VM_PRE_START", "runs ./prepare.sh"), ...]
+
+Nothing is looked at but the settings. Only what is known to be harmless is let through.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from dataclasses import dataclass
+
+from qvmsh.config import devices, trust
+from qvmsh.config.variables import VARIABLES
+from qvmsh.qemu.drives import pairs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qvmsh.config.settings import Settings
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A variable (or a file), and what it would do."""
+
+    name: str
+    what: str
+
+
+_HARMLESS_KINDS = frozenset((
+    "file name", "id", "account", "user", "memory", "integer", "number", "choice", "boolean", "model",
+    "forwards", "boot order", "clock",
+))  # fmt: skip
+_HARMLESS = frozenset((
+    "VM_LABELS", "VM_REQUIRES", "VM_APPEND", "VM_DATEFMT", "VM_SAVE_DELAY", "VM_NETWORK",
+    "VM_NET_GUEST", "VM_SSH_PORT",
+))  # fmt: skip
+"""Texts that only the guest, or nobody, reads as more than a text."""
+_PLAIN = {
+    "VM_QEMU_MACHINE": r"[\w.-]*",
+    "VM_QEMU_CPU": r"[\w.,+=-]*",
+    "VM_QEMU_ACCEL": r"[\w,.=:-]*",
+    "VM_QEMU_SANDBOX": r"auto|on",
+    "VM_QEMU_DISPLAY": r"[\w-]*",
+    "VM_QEMU_BIN": r"qemu-system-\w+|qemu-kvm",
+    "VM_QEMU_IMG": r"qemu-img",
+}
+"""Values that are harmless."""
+_PATHS = ("VM_CDROM", "VM_KERNEL", "VM_INITRD", "VM_SSH_IDENTITY")
+_MONITOR = ("VM_NET_LISTEN", "VM_NET_PORT", "VM_NET_HOST")
+_RUN = ("VM_PRE_START", "VM_POST_STOP")
+_FLAGS = frozenset((
+    "enable-kvm", "no-acpi", "no-hpet", "no-reboot", "no-shutdown", "nodefaults", "nographic", "S",
+    "snapshot", "usb",
+))  # fmt: skip
+_VALUES = {
+    "cpu": r"[\w.,+=-]+",
+    "device": r"(virtio-(balloon|gpu|keyboard|mouse|net|rng|scsi|serial|tablet|vga)(-pci|-device)?|VGA|"
+    r"qxl(-vga)?|usb-(ehci|kbd|mouse|tablet)|e1000e?|rtl8139|ne2k_pci|intel-hda|hda-(duplex|micro|output)|AC97|"
+    r"(qemu|nec-usb)-xhci|i6300esb|pvpanic|pcie-root-port)(,(id|bus|addr|multifunction|chassis)=[\w.]+)*",
+    "global": r"[\w-]+\.(?!\w*file=.)[\w-]+=[\w.-]*",
+    "k": r"[\w-]+",
+    "m": r"[\w,=.]+",
+    "machine": r"[\w.-]+",
+    "name": r"[\w.-]+",
+    "rtc": r"[\w,=:-]+",
+    "smp": r"[\w,=]+",
+    "vga": r"\w+",
+}
+"""QEMU's options that open nothing with such a value."""
+_DRIVE_KEYS = frozenset((
+    "aio", "bus", "cache", "discard", "file", "format", "id", "if", "index", "media", "readonly", "serial",
+    "snapshot", "unit",
+))  # fmt: skip
+
+
+def find(settings: Settings) -> list[Brought]:
+    """What would run or open something, in the order of the settings; nothing of other layers."""
+    own = {each.path for each in settings.sources}
+    found = []
+    for name in settings:
+        if not settings.is_set(name) or not settings[name] or settings.origin(name).file not in own:
+            continue
+        what = _harm(settings, name)
+        if what:
+            found.append(Brought(name, what))
+    if "VM_INCLUDE" in settings.held and not any(each.name == "VM_INCLUDE" for each in found):
+        found.append(Brought("VM_INCLUDE", "reads a file outside the machine's directory"))
+    return found
+
+
+def shell_code(folder: str) -> list[Brought]:
+    """The file with code that the machine's shell would load: accepting it is the shell's own question."""
+    if os.path.lexists(os.path.join(folder, trust.RC)):
+        return [Brought(trust.RC, "is code that `qvm sh` would load")]
+    return []
+
+
+def _harm(settings: Settings, name: str) -> str:
+    """What a value would do; "" if that is harmless."""
+    value, variable = settings[name], VARIABLES.get(name)
+    if variable is None:
+        return "" if name.startswith("VM_") else f"changes the environment of programs: {_short(value)}"
+    if variable.kind in _HARMLESS_KINDS or name in _HARMLESS:
+        return ""
+    if name in _PLAIN:
+        return "" if re.fullmatch(_PLAIN[name], value) else f"is {_short(value)}"
+    if name in _RUN:
+        return f"runs {_short(value)}"
+    if name in _MONITOR:
+        return f"opens a telnet monitor: {_short(value)}"
+    if name in ("VM_QEMU_ARGS", "VM_QEMU_EXTRA"):
+        words = list(_harmful_words(settings, settings.words(name)))
+        return f"passes {_short(' '.join(words))} to QEMU" if words else ""
+    if name == "VM_DISKS":
+        outside = [each.path for each in devices.disks(value) if not _is_inside(settings, each.path)]
+        return f"is outside the machine's directory: {_short(', '.join(outside))}" if outside else ""
+    if name in (*_PATHS, "VM_INCLUDE", "VM_ARCHIVE"):
+        is_inside = _is_inside(settings, value) and name not in settings.held
+        return "" if is_inside else f"is outside the machine's directory: {_short(value)}"
+    return f"is {_short(value)}"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _is_inside(settings: Settings, name: str) -> bool:
+    """True for a file in the machine's directory, by its name: there are no links in a package."""
+    if "\0" in name or ":" in name.partition("/")[0]:
+        return False
+    top = os.path.realpath(settings.directory)
+    return os.path.realpath(os.path.join(top, settings.located(name))).startswith(f"{top}/")
+
+
+def _harmful_words(settings: Settings, words: list[str]) -> Iterator[str]:
+    """The options that may open or run something, each with its value."""
+    skip = False
+    for word, value in itertools.pairwise([*words, ""]):
+        if skip:
+            skip = False
+            continue
+        option = re.sub("^--?", "", word) if word.startswith("-") else ""
+        if option in _FLAGS:
+            continue
+        skip = bool(option) and not value.startswith("-")
+        if not _is_harmless(settings, option, value):
+            yield f"{word} {value}".strip() if skip else word
+
+
+def _is_harmless(settings: Settings, option: str, value: str) -> bool:
+    if option in _VALUES:
+        return re.fullmatch(_VALUES[option], value) is not None
+    keys = pairs(value)
+    if option == "fw_cfg":
+        is_known = keys.keys() <= {"name", "file", "string"}
+        return is_known and ("file" not in keys or _is_inside(settings, keys["file"]))
+    if option == "drive":
+        return keys.keys() <= _DRIVE_KEYS and _is_inside(settings, keys.get("file", ""))
+    return False

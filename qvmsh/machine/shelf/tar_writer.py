@@ -1,0 +1,93 @@
+"""Writing a tar file whose bytes depend on nothing but its content.
+
+    writer = Writer(stream.write)
+    writer.text("qvm.json", text, mode=0o644)
+    writer.file("disk.raw", scan, slices, mode=0o600)      # holes are not written
+    writer.end()
+
+All members belong to uid 0 and have the same date. A file with holes is a GNU sparse member of version 1.0,
+which GNU tar, bsdtar and Python unpack with its holes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.machine.shelf import tar_format
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from qvmsh.machine.shelf.scan import Scan
+
+
+class Writer:
+    """The members, one after the other.
+
+    Args:
+        write: gets all bytes in their order.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+
+    def text(self, name: str, data: bytes, *, mode: int) -> None:
+        """A file with these contents."""
+        self._head(name, len(data), mode, {})
+        self._write(data)
+        self._pad(len(data))
+
+    def file(self, name: str, scan: Scan, slices: Iterable[bytes], *, mode: int) -> None:
+        """A file of the host.
+
+        Args:
+            scan: its size, and where it holds data.
+            slices: that data, in its order.
+        """
+        if not scan.has_holes:
+            self._head(name, scan.size_bytes, mode, {})
+            self._copy(scan.size_bytes, slices)
+            return
+        rows = [*scan.runs]
+        if not rows or rows[-1][0] + rows[-1][1] < scan.size_bytes:
+            rows.append((scan.size_bytes, 0))
+        table = "".join(f"{number}\n" for row in rows for number in row)
+        text = f"{len(rows)}\n{table}".encode()
+        text += b"\0" * tar_format.padding(len(text))
+        stored = len(text) + scan.data_bytes
+        sparse = {
+            "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": name,
+            "GNU.sparse.realsize": str(scan.size_bytes),
+        }  # fmt: skip
+        # what a program sees that does not know sparse members
+        self._head(_inner(name), stored, mode, sparse)
+        self._write(text)
+        self._copy(stored, slices)
+
+    def _head(self, name: str, size: int, mode: int, records: dict[str, str]) -> None:
+        short = name
+        if not tar_format.fits(name):
+            records = {"path": name} | records
+            short = name.encode("ascii", "replace").decode()[:100]
+        if records:
+            self._write(tar_format.pax(records))
+        self._write(tar_format.header(short, size, mode=mode))
+
+    def _copy(self, size: int, slices: Iterable[bytes]) -> None:
+        for data in slices:
+            self._write(data)
+        self._pad(size)
+
+    def _pad(self, size: int) -> None:
+        if rest := tar_format.padding(size):
+            self._write(bytes(rest))
+
+    def end(self) -> None:
+        """The mark that nothing is missing."""
+        self._write(bytes(2 * tar_format.BLOCK))
+
+
+def _inner(name: str) -> str:
+    folder, base = os.path.split(name)
+    return os.path.join(folder, "GNUSparseFile.0", base)

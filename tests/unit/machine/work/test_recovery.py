@@ -13,7 +13,7 @@ from qvmsh.machine import journal
 from qvmsh.machine.journal import Kind, Phase, Record
 from qvmsh.machine.work import creation_folder, recovery
 
-MAKING = [kind for kind in Kind if kind.value[0] == "making"]
+MAKING = [kind for kind in Kind if str(kind.value[0]) == "making"]
 
 
 @pytest.mark.parametrize("kind", [each for each in Kind if each not in MAKING])

@@ -1,0 +1,153 @@
+"""`qvm clone`: a machine of its own, with all disks and snapshots, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.kill_steps import killed_at
+from tests.support.small_disk import small_disk
+from tests.support.world import Blank, Vm, World
+
+DATA = b"data " * 1000
+
+
+def info(path: Path) -> dict[str, object]:
+    words = ["qemu-img", "info", "-U", "--output=json", str(path)]
+    found: dict[str, object] = json.loads(subprocess.check_output(words))
+    return found
+
+
+def machine(blank: Blank, world: World) -> Vm:
+    """A machine with a disk in its directory, one elsewhere, a snapshot, and comments."""
+    vm = blank("web")
+    for name in (vm.directory / "data.raw", world.home / "far.raw"):
+        name.write_bytes(DATA + b"\0" * (65536 - len(DATA)))
+    with (vm.directory / ".vmrc").open("a") as file:
+        file.write("# a comment of the user\n")
+    vm.set(
+        VM_DISKS=f"data.raw:raw\n{world.home}/far.raw:raw\nmore.qcow2", VM_NET_PORT="7000", VM_SSH_PORT="2290"
+    )
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", vm.directory / "more.qcow2", "1M"], check=True)
+    return vm
+
+
+def require_own(vm: Vm, twin: Vm) -> None:
+    """The twin has its own identity and the other's data, and both run side by side."""
+    one, two = (
+        {name: each.ok("config", name).out for name in ("VM_MACHINE_ID", "VM_MACHINE_NAME", "VM_NET_PORT")}
+        for each in (vm, twin)
+    )
+    assert not set(one.values()) & set(two.values())
+    assert twin.ok("config", "VM_SSH_PORT").out == "auto\n"
+    assert "# a comment of the user\n" in (twin.directory / ".vmrc").read_text()
+    assert (twin.directory / "data.raw").read_bytes().startswith(DATA)
+    assert (twin.directory / "far.raw").read_bytes().startswith(DATA)
+    vm.ok("start", "--no-wait")
+    twin.ok("start", "--no-wait")
+    reports = [json.loads(each.ok("--json", "status", "-s").out) for each in (vm, twin)]
+    assert len({each["uuid"] for each in reports}) == 2
+    lines = [each.ok("dryrun").out.partition('"mac": "')[2][:17] for each in (vm, twin)]
+    assert len(set(lines)) == 2
+    vm.ok("kill")
+    twin.ok("kill")
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_clone_is_a_machine_of_its_own(blank: Blank, world: World, is_live: bool, is_linked: bool) -> None:
+    vm = machine(blank, world)
+    if not is_live:
+        vm.set(
+            VM_DISKS=f"data.raw:raw:ro\n{world.home}/far.raw:raw:ro\nmore.qcow2"
+        )  # a raw disk has no snapshots
+        vm.ok("snapshot", "save", "ready")
+        vm.set(VM_DISKS=f"data.raw:raw\n{world.home}/far.raw:raw\nmore.qcow2")
+    else:
+        vm.ok("start", "--no-wait")
+    result = world.run("--json", "clone", "web", "mail", *(["--linked"] if is_linked else []))
+    assert result.status == 0, result
+    report = json.loads(result.out)
+    assert report["consistency"] == ("crash-consistent" if is_live else None)
+    assert report["is_linked"] is is_linked
+    twin = Vm(world, world.home / "mail")
+    backing = os.path.normpath(str(info(twin.directory / "mail-backing.qcow2")["full-backing-filename"]))
+    assert backing == str(
+        (vm if is_linked else twin).directory / f"{'web' if is_linked else 'mail'}-base.qcow2"
+    )
+    if is_live:
+        vm.ok("kill")
+    else:
+        listed = json.loads(twin.ok("--json", "snapshot", "list").out)
+        assert [(each["name"], each["foreign"]) for each in listed["snapshots"]] == [("ready", False)]
+    assert not (twin.directory / ".clone").exists()
+    require_own(vm, twin)
+    if is_linked:
+        for line in (["delete", "-y"], ["rename", "new"], ["disk", "commit", "disk0"]):
+            refused = vm.qvm(*line)
+            assert refused.status in (0, 1, 3), refused
+            assert f"{twin.directory}/mail-backing.qcow2" in refused.err + refused.out, refused
+        assert world.run("delete", "-y", "mail").status == 0
+        refused = vm.qvm("delete", "-y")  # the clone could come back
+        assert (refused.status, "is backed by web-base.qcow2" in refused.err) == (3, True), refused
+        assert world.run("prune", "--older", "0", "-y").status == 0
+    assert vm.ok("delete", "-y").status == 0
+
+
+def test_clone_keeps_an_identity_when_told(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    vm.ok("start", "--no-wait")
+    vm.ok("kill")
+    assert vm.ok("clone", "../mail", "--keep-identity").status == 0
+    twin = Vm(world, world.home / "mail")
+    assert (twin.directory / ".qvm/uuid").read_text() == (vm.directory / ".qvm/uuid").read_text()
+    assert twin.ok("config", "VM_MACHINE_ID").out == vm.ok("config", "VM_MACHINE_ID").out
+    assert twin.ok("config", "VM_MACHINE_NAME").out == "mail\n"
+
+
+def test_clone_refuses_and_leaves_nothing(blank: Blank, world: World, tmp_path: Path) -> None:
+    vm, other = blank("web"), blank("other")
+    before = sorted(path.name for path in world.home.iterdir())
+    for target, why in (
+        ("other", "is already a machine"),
+        ("web", "is already a machine"),
+        ("no/where", "no folder"),
+    ):
+        result = world.run("clone", "web", target)
+        assert (result.status, why in result.err) == (2, True), result
+    result = vm.qvm("clone", "inside")
+    assert (result.status, "is not made inside another" in result.err) == (2, True), result
+    small = tmp_path / "small"
+    with small_disk(small, 1):
+        (vm.directory / "data.raw").write_bytes(b"x" * (3 << 20))
+        vm.set(VM_DISKS="data.raw:raw")
+        result = world.run("clone", "web", small / "mail")
+        assert (result.status, "not enough free space" in result.err) == (1, True), result
+        assert list(small.iterdir()) == []
+    assert sorted(path.name for path in world.home.iterdir()) == before
+    assert other.directory.exists()
+
+
+def test_clone_killed_at_each_step_is_whole_or_nothing(blank: Blank, world: World) -> None:
+    vm, other = blank("web"), blank("other")
+    vm.ok("snapshot", "save", "ready")
+    before = {path.name: path.read_bytes() for path in vm.directory.glob("*.qcow2")}
+    for step in range(300):
+        is_over = killed_at(world, step, "clone", "web", "mail") == 0
+        if is_over:
+            break
+        other.ok("doctor", "--fix")
+        vm.ok("doctor", "--fix")
+        twin = world.home / "mail"
+        if twin.exists():
+            listed = json.loads(world.run("-C", twin, "--json", "snapshot", "list").out)
+            assert [each["name"] for each in listed["snapshots"]] == ["ready"], step
+            world.run("delete", "-y", "--now", twin)
+        assert not [path for path in world.home.iterdir() if path.name.startswith(".mail")], step
+        assert {path.name: path.read_bytes() for path in vm.directory.glob("*.qcow2")} == before, step
+    else:
+        pytest.fail("it never came to its end")

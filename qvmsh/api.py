@@ -37,6 +37,7 @@ from qvmsh.commands import pause as _pause
 from qvmsh.commands import qmp as _qmp
 from qvmsh.commands import reboot as _reboot
 from qvmsh.commands import rename as _rename
+from qvmsh.commands import renew as _renew
 from qvmsh.commands import restart as _restart
 from qvmsh.commands import restore as _restore
 from qvmsh.commands import resume as _resume
@@ -91,6 +92,7 @@ class Machine(machine.BaseMachine):
     move = _rename.move
     reboot = _reboot.reboot
     rename = _rename.rename
+    renew = _renew.renew
     restore = _restore.restore
     run = _run.run
     serial = _logs.serial

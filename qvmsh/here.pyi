@@ -44,6 +44,7 @@ prune = _prune
 qmp: Any
 reboot = vm.reboot
 rename = vm.rename
+renew = vm.renew
 restart = vm.restart
 restore = vm.restore
 resume = vm.resume

@@ -71,6 +71,11 @@ class Files:
         return self._at(".qvm", "uuid")
 
     @property
+    def place(self) -> str:
+        """Where the machine is: device, inode and path of its directory. A copy has that of the original."""
+        return self._at(".qvm", "place")
+
+    @property
     def known_hosts(self) -> str:
         return self._at(".qvm", "known_hosts")
 

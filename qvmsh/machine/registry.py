@@ -18,7 +18,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import mounts
-from qvmsh.machine import launch_record
+from qvmsh.machine import copies, launch_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def remember(vm: BaseMachine) -> None:
     if news >= 0 and list_file(vm.environ) == list_file(os.environ):
         os.write(news, os.fsencode(f"{vm.name}\t{directory}\n"))
     try:
+        copies.note_place(vm)
         note_use(vm.name, directory, vm.environ)
     except OSError as error:
         vm.io.trace(f"the list of machines cannot be written: {error}")

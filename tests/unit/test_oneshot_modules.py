@@ -43,7 +43,8 @@ OWN = {
     "--version": {*DOOR, "qvmsh._version"},
     "--help": {*DOOR, "qvmsh.cli.help"},
     "status -s": {
-        *DOOR, *SETTINGS, *STATE, "qvmsh.commands.status", "qvmsh.config.locate", "qvmsh.machine.overview",
+        *DOOR, *SETTINGS, *STATE, "qvmsh.commands.status", "qvmsh.config.locate", "qvmsh.machine.copies",
+        "qvmsh.machine.overview",
         "qvmsh.machine.overview.status", "qvmsh.machine.reports",
     },
     "cmd info status": {
@@ -52,7 +53,8 @@ OWN = {
     },
     "list": {
         *DOOR, *SETTINGS, *STATE, "qvmsh.commands.list", "qvmsh.machine.overview",
-        "qvmsh.host.mounts", "qvmsh.machine.overview.facts", "qvmsh.machine.overview.list",
+        "qvmsh.host.mounts", "qvmsh.machine.copies", "qvmsh.machine.overview.facts",
+        "qvmsh.machine.overview.list",
         "qvmsh.machine.overview.status", "qvmsh.machine.registry", "qvmsh.machine.reports",
     },
     "sh script": {

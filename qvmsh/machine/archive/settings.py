@@ -49,7 +49,7 @@ FOLDER = "it is a folder"
 STATE = (os.path.join(".qvm", "tpm", ""), os.path.join(".qvm", "snapshots.json"))
 """What belongs to the disks of the same moment: the TPM's keys, the snapshots' metadata."""
 
-_PASSING = ("running", "qemu.pid", "work.lock", "wait.lock", "settled", "log")
+_PASSING = ("running", "qemu.pid", "work.lock", "wait.lock", "settled", "log", "place")
 _NOT_THE_MACHINE = ("VM_LOG", "VM_ERRLOG", "VM_ARCHIVE", "VM_HOME", "VM_CONFIG", "VM_GLOBAL_CONFIG", "VM_LIB")
 _MEDIA = ("cdrom", "kernel", "initrd", "dtb", "fda", "fdb")
 """QEMU's options whose value is a file that the guest, or QEMU, only reads."""

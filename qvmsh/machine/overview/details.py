@@ -10,7 +10,7 @@ import time
 
 from qvmsh.errors import QmpError
 from qvmsh.host import process
-from qvmsh.machine import identity, registry
+from qvmsh.machine import copies, identity, registry
 from qvmsh.machine.overview import content, facts
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import lasting, shown, stamp
@@ -34,13 +34,14 @@ def look_closer(vm: BaseMachine, seen: Observation) -> dict[str, Any]:
     """The facts by name; None where one is not known, or has no meaning in this state.
 
     Returns:
-        `directory`; `uuid`; `since`, when QEMU began; `uptime_s`; `vcpus`; `memory_mib`; `accelerator`;
-        `machine_type` and `qemu`, its version, while QEMU answers; `binary`; `agent`, True if the guest agent
-        answers; `sockets` and `logs`, paths by name; `labels`; `requires`; `disks` and `snapshots`, as
-        `snapshot list` has them.
+        `directory`; `copy_of`, where it was copied from by hand; `uuid`; `since`, when QEMU began;
+        `uptime_s`; `vcpus`; `memory_mib`; `accelerator`; `machine_type` and `qemu`, its version, while QEMU answers;
+        `binary`; `agent`, True if the guest agent answers; `sockets` and `logs`, paths by name; `labels`;
+        `requires`; `disks` and `snapshots`, as `snapshot list` has them.
     """
     note = seen.note if seen.pid else None
     found: dict[str, Any] = {"directory": vm.directory, "uuid": identity.known_uuid(vm) or None}
+    found["copy_of"] = copies.original(vm)
     numbers = facts.of(vm, seen.pid, None)
     del numbers["ssh_port"]
     began = time.time() - numbers["uptime_s"] if seen.pid else 0.0
@@ -92,8 +93,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     since = f"{shown(found['since'])} ({lasting(found['uptime_s'])})" if found["since"] else ""
     qemu = f"{found['qemu']} ({found['binary']})" if found["qemu"] else found["binary"]
     rows = [
-        ("directory", found["directory"]), ("uuid", found["uuid"]), ("since", since),
-        ("vcpus", str(found["vcpus"] or "")),
+        ("directory", found["directory"]), ("copy of", found["copy_of"]), ("uuid", found["uuid"]),
+        ("since", since), ("vcpus", str(found["vcpus"] or "")),
         ("memory", f"{found['memory_mib']} MiB" if found["memory_mib"] else ""),
         ("accelerator", found["accelerator"]), ("machine", found["machine_type"]), ("qemu", qemu),
         ("agent", agent), ("labels", " ".join(found["labels"])), ("requires", " ".join(found["requires"])),

@@ -9,7 +9,7 @@ import os
 
 from qvmsh.errors import QvmError, UsageError, printable
 from qvmsh.host import process
-from qvmsh.machine import registry, state
+from qvmsh.machine import copies, registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.overview import facts
 from qvmsh.machine.overview import status as overview_status
@@ -269,12 +269,13 @@ def look(
         hint = error.hint if isinstance(error, QvmError) else None
         own = registry.labels(directory, environ)
         return Listed(name, state.BROKEN, directory, detail=what, labels=own, hint=hint)
+    source = copies.original(vm)
     return Listed(
         vm.name,
         seen.state,
         directory,
-        detail=seen.detail,
-        hint=seen.hint,
+        detail=seen.detail or (f"a copy of {source}" if source else ""),
+        hint=seen.hint or ("`qvm renew` gives it an identity of its own" if source else None),
         pid=seen.pid,
         labels=registry.labels_of(vm),
         requires=registry.requirements_of(vm),

@@ -6,7 +6,7 @@ import os
 
 from qvmsh.errors import ConfigError, NotAcceptedError
 from qvmsh.host import locks
-from qvmsh.machine import state
+from qvmsh.machine import copies, state
 from qvmsh.machine.reports import Verdict
 
 TYPE_CHECKING = False
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 SSH_S = 10.0
 
 DETAILS = (
-    "accelerator", "agent", "binary", "directory", "disks", "labels", "logs", "machine_type", "memory_mib",
-    "qemu", "requires", "since", "snapshots", "sockets", "uptime_s", "uuid", "vcpus",
+    "accelerator", "agent", "binary", "copy_of", "directory", "disks", "labels", "logs", "machine_type",
+    "memory_mib", "qemu", "requires", "since", "snapshots", "sockets", "uptime_s", "uuid", "vcpus",
 )  # fmt: skip
 """What `details.look_closer` finds."""
 
@@ -39,6 +39,7 @@ class Status(Verdict):
         hint: what to do about it, or None.
         ready: True if the guest can be used.
         directory: where it is.
+        copy_of: the machine's directory that this one was copied from by hand, or None.
         uuid: what the guest sees as its identity; None before its first start.
         since: when QEMU began, or None.
         uptime_s: seconds since then, or None.
@@ -129,6 +130,7 @@ def look(
     Args:
         ask: as in `state.observe`.
     """
+    copies.warn_of_copy(vm)
     try:
         vm.settings  # noqa: B018
     except ConfigError as error:

@@ -1,6 +1,6 @@
 """What makes a restored machine another one: name, UUID, addresses, ports, keys.
 
-    renew("/vm/twin", point, "twin", os.environ, notes)
+    renew("/vm/twin", "twin", os.environ, notes, has_snapshots=False)
 
 New are: name, UUID, VM_MACHINE_ID (and so the MAC address), ports of the host that can be chosen; the
 guest's name and its ssh keys if qvm sets them. What stays the same is reported: the TPM's keys, ports
@@ -26,8 +26,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qvmsh.machine.archive.model import Point
-
 WORDS = ("VM_QEMU_ARGS", "VM_QEMU_EXTRA")
 _KEYS = "name=opt/qvm/authorized_keys,"
 _NAME = "name=opt/qvm/hostname,string="
@@ -36,11 +34,11 @@ _INSTANCE = "name=opt/qvm/instance,string="
 
 def renew(
     folder: str,
-    point: Point,
     name: str,
     environ: Mapping[str, str],
     notes: list[str],
     *,
+    has_snapshots: bool,
     keeps_identity: bool = False,
 ) -> None:
     """Give the machine in a folder an identity of its own.
@@ -48,6 +46,7 @@ def renew(
     Args:
         name: its new name.
         notes: gets notes for the user.
+        has_snapshots: a guest resumed from one has the old keys.
         keeps_identity: the name alone; both cannot run on one network.
     """
     made = BaseMachine(folder, environ=environ)
@@ -73,7 +72,7 @@ def renew(
         edit.assign_in_file(vmrc, variable, text)
     for variable, value in changes.items():
         edit.assign_in_file(vmrc, variable, value)
-    _keys(BaseMachine(folder, environ=environ), point, name, old, notes)
+    _keys(BaseMachine(folder, environ=environ), name, old, notes, has_snapshots=has_snapshots)
     shared = [each for each in ("VM_HOSTFWD", "VM_QEMU_VNC") if settings.text(each)]
     shared += ["VM_SSH_PORT"] if by_hand and settings.text("VM_SSH_PORT").isdigit() else []
     shared += [each for each in WORDS if any("hostfwd=" in w or "mac=" in w for w in settings.words(each))]
@@ -114,7 +113,7 @@ def _owner(made: BaseMachine) -> dict[str, str]:
     return {"VM_MACHINE_OWNER": me, **user}
 
 
-def _keys(made: BaseMachine, point: Point, name: str, was: str, notes: list[str]) -> None:
+def _keys(made: BaseMachine, name: str, was: str, notes: list[str], *, has_snapshots: bool) -> None:
     """A UUID and, where the guest takes its keys at each boot, ssh keys of its own.
 
     A guest resumed from a snapshot has the old ones, so they stay if there is a snapshot. Any other guest's
@@ -135,7 +134,7 @@ def _keys(made: BaseMachine, point: Point, name: str, was: str, notes: list[str]
     if variable is None or not os.path.exists(key):
         notes.append(f"on its disks the guest still has the ssh host key and machine-id of {was}")
         return
-    if point.snapshots:
+    if has_snapshots:
         notes.append(f"the ssh keys are still those of {was}, which its snapshots need")
         return
     for end in ("", ".pub"):

@@ -147,7 +147,10 @@ def lay_out(
     before = _values(folder, environ)
     _bring_inside(folder, point, environ, laid.notes)
     if name:
-        renew(folder, point, name, environ, laid.notes, keeps_identity=keeps_identity)
+        renew(
+            folder, name, environ, laid.notes,
+            has_snapshots=bool(point.snapshots), keeps_identity=keeps_identity,
+        )  # fmt: skip
     made = BaseMachine(folder, io=reader.io, environ=environ)
     moved = _disks(made, reader, archive, point, laid.notes)
     _left_out(folder, archive, point, laid.notes)  # last: nothing is written through its links

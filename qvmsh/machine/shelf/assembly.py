@@ -16,7 +16,6 @@ from qvmsh.errors import ConfigError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import identity, registry
-from qvmsh.machine.archive.model import Point
 from qvmsh.machine.create import create
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import new_identity
@@ -196,8 +195,8 @@ def _identity(made: BaseMachine, snapshots: list[str], target: Target, done: Ass
                 "it has a new ssh key: a guest that is loaded from a snapshot takes it at its next boot"
             )
     if not target.keeps_identity:
-        point = Point("", 0.0, "", [], [] if lacks_key else snapshots)
-        new_identity.renew(made.directory, point, target.name, environ, done.notes)
+        has_snapshots = bool(snapshots) and not lacks_key
+        new_identity.renew(made.directory, target.name, environ, done.notes, has_snapshots=has_snapshots)
         return
     if target.name != was:
         edit.assign_in_file(vmrc, "VM_MACHINE_NAME", target.name)

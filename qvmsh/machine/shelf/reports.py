@@ -166,3 +166,26 @@ class Cloned(Report):
         lines = [f"{self.machine}: cloned from {self.source}{more} in {self.seconds:.1f} s: {self.directory}"]
         lines += [f"{self.machine}: {each}" for each in self.notes]
         return [*lines, self.started] if self.started else lines
+
+
+class Renewed(Report):
+    """Result of `renew`.
+
+    Args:
+        machine: its name.
+        uuid: its new one.
+        machine_id: its new VM_MACHINE_ID.
+        notes: what else changed, and what is still the same as before.
+    """
+
+    __slots__ = ("machine", "machine_id", "notes", "uuid")
+
+    def __init__(self, machine: str, uuid: str, machine_id: str, notes: Sequence[str]) -> None:
+        self.machine = machine
+        self.uuid = uuid
+        self.machine_id = machine_id
+        self.notes = list(notes)
+
+    def shown(self) -> list[str]:
+        first = f"{self.machine}: it is a machine of its own now: uuid {self.uuid}, number {self.machine_id}"
+        return [first, *(f"{self.machine}: {each}" for each in self.notes)]

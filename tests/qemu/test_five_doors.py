@@ -43,7 +43,7 @@ def tell(call, *words, **options):
 def made_equal(value: Any) -> Any:
     """The result without what no two runs have in common."""
     if isinstance(value, dict):
-        hidden = ("version", "command", "pid", "seconds", "ssh_port", "port")
+        hidden = ("version", "command", "pid", "seconds", "ssh_port", "port", "since", "uptime_s", "agent")
         return {key: made_equal(each) for key, each in value.items() if key not in hidden}
     if isinstance(value, list):
         return [made_equal(each) for each in value]
@@ -253,6 +253,12 @@ ON: list[tuple[str, list[str], str, int]] = [
     ("archive", ["--list"], "list=True", 0),
     ("archive", ["--delete", "none"], "'none', delete=True", 2),
     ("restore", ["latest"], "'latest'", 2),
+    ("undelete", [], "", 2),
+    ("undelete", ["nosuch"], "'nosuch'", 2),
+    ("prune", ["--older", "0", "-y"], "older=0, yes=True", 0),
+    ("clone", ["."], "'.'", 2),
+    ("rename", ["a/b"], "'a/b'", 2),
+    ("move", ["no/such/place"], "'no/such/place'", 2),
     ("export", ["one.tar.gz", "two.tar.gz"], "'one.tar.gz', 'two.tar.gz'", 2),
     ("import", ["none.tar.gz"], "'none.tar.gz'", 2),
     ("stop", ["--savevm", "a/b"], "savevm='a/b'", 3),

@@ -35,9 +35,9 @@ def look_closer(vm: BaseMachine, seen: Observation) -> dict[str, Any]:
 
     Returns:
         `directory`; `copy_of`, where it was copied from by hand; `uuid`; `since`, when QEMU began;
-        `uptime_s`; `vcpus`; `memory_mib`; `accelerator`; `machine_type` and `qemu`, its version, while QEMU answers;
-        `binary`; `agent`, True if the guest agent answers; `sockets` and `logs`, paths by name; `labels`;
-        `requires`; `disks` and `snapshots`, as `snapshot list` has them.
+        `uptime_s`; `vcpus`; `memory_mib`; `accelerator`; `machine_type` and `qemu`, its version, while QEMU
+        answers; `binary`; `agent`, True if the guest agent answers; `sockets` and `logs`, paths by name;
+        `labels`; `requires`; `disks` and `snapshots`, as `snapshot list` has them.
     """
     note = seen.note if seen.pid else None
     found: dict[str, Any] = {"directory": vm.directory, "uuid": identity.known_uuid(vm) or None}

@@ -19,7 +19,8 @@ def clone(
     directory: Annotated[str, Opt(complete="dir")],
     *,
     linked: bool = False,
-    keep_identity: bool = False,
+    keep_identity: Annotated[bool, Opt(excludes=("renew_guest",))] = False,
+    renew_guest: bool = False,
     start: bool = False,
 ) -> Cloned:
     """Make a second machine like this one.
@@ -33,6 +34,8 @@ def clone(
         directory: the new directory; its last part is the new machine's name.
         linked: let the disks be backed by this machine's base, which cannot be changed then.
         keep_identity: the same uuid, number and addresses: the two must not run at the same time.
+        renew_guest: at the clone's first start give its guest a machine-id, ssh host keys and a host
+            name of its own.
         start: start the clone.
 
     Raises:
@@ -43,7 +46,7 @@ def clone(
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.shelf import clone
 
-    made = clone.clone(vm, directory, clone.Wish(is_linked=linked, keeps_identity=keep_identity))
+    made = clone.clone(vm, directory, clone.Wish(linked, keep_identity, renew_guest))
     if start:
         from qvmsh.machine.power import start as power
         from qvmsh.machine.power.request import Request

@@ -6,6 +6,7 @@ from qvmsh.machine.reports import Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -14,11 +15,12 @@ class Started(Report):
 
     Args:
         has_ssh: the guest is ready once its ssh answers; else as soon as QEMU runs.
+        renewed: what is new in the guest of a clone.
     """
 
     __slots__ = (
-        "_has_ssh", "accelerator", "attach", "clock", "disposable", "machine", "pid", "ready", "seconds",
-        "ssh_port",
+        "_has_ssh", "accelerator", "attach", "clock", "disposable", "machine", "pid", "ready", "renewed",
+        "seconds", "ssh_port",
     )  # fmt: skip
 
     def __init__(
@@ -34,8 +36,10 @@ class Started(Report):
         clock: str = "",
         attach: str = "",
         has_ssh: bool = True,
+        renewed: Sequence[str] = (),
     ) -> None:
         self._has_ssh = has_ssh
+        self.renewed = list(renewed)
         self.attach = attach
         self.clock = clock
         self.machine = machine
@@ -54,7 +58,8 @@ class Started(Report):
         lost = ", disposable: changes will be discarded" if self.disposable else ""
         clock = f"; {self.clock}" if self.clock else ""
         screen = [f"{self.machine}: `{self.attach}` shows its screen"] if self.attach else []
-        return [f"{self.machine}: {how} (pid {self.pid}{port}{lost}){clock}", *screen]
+        renewed = [f"{self.machine}: {each}" for each in self.renewed]
+        return [f"{self.machine}: {how} (pid {self.pid}{port}{lost}){clock}", *renewed, *screen]
 
 
 class Stopped(Report):

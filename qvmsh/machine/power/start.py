@@ -13,6 +13,7 @@ from qvmsh.machine import copies, crash, handover, identity, log, registry, stat
 from qvmsh.machine import programs as tools
 from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
+from qvmsh.machine.guest import renewal
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, ports, tpm
@@ -57,6 +58,7 @@ def start(
         timeout_s = ready.attempt_seconds(vm, qemu.pid, ssh_attempts)
         seconds = _wait(vm, qemu, timeout_s) if is_waiting and has_ssh else 0.0
         clock = put_clock_right(vm, qemu.note) if request.loadvm and is_waiting else ""
+        renewed = _renewed(vm, qemu) if is_waiting and has_ssh else []
     except QvmError as error:
         log.note(vm, error.what, is_error=True)
         raise
@@ -75,7 +77,18 @@ def start(
         disposable=request.disposable,
         clock=clock,
         attach=qemu.attach,
+        renewed=renewed,
     )
+
+
+def _renewed(vm: BaseMachine, qemu: launch.Qemu) -> list[str]:
+    """Renew the guest of a clone that is to be renewed; what was done."""
+    if not renewal.is_asked(vm):
+        return []
+    from qvmsh.machine.create import create
+
+    with vm.io.stage("renewing the guest"):
+        return renewal.renew(vm, qemu.note, create.guest_name(vm.name))
 
 
 def require_startable(vm: BaseMachine, request: Request, ssh_attempts: int | None) -> None:

@@ -23,6 +23,7 @@ from qvmsh.machine.archive import job as jobs
 from qvmsh.machine.archive.checked_reader import Reader
 from qvmsh.machine.archive.index import ArchiveIndex
 from qvmsh.machine.create import create
+from qvmsh.machine.guest import renewal
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import new_machine
@@ -46,10 +47,12 @@ class Wish:
     Args:
         is_linked: the disks are backed by this machine's base, which must stay as it is then.
         keeps_identity: the same uuid, number and addresses.
+        is_guest_renewed: at its first start the guest gets a machine-id, host keys and a name of its own.
     """
 
     is_linked: bool = False
     keeps_identity: bool = False
+    is_guest_renewed: bool = False
 
 
 def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
@@ -113,6 +116,8 @@ def _made(vm: BaseMachine, part: str, name: str, final: str, wish: Wish) -> tupl
         vm, reader, vm.environ, name=name, final=final, keeps_identity=wish.keeps_identity
     )
     shutil.rmtree(os.path.join(part, STORE))
+    if wish.is_guest_renewed:
+        renewal.ask(BaseMachine(part, environ=vm.environ))
     return point, laid
 
 

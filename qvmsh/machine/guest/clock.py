@@ -70,14 +70,15 @@ def _clock_by_agent(vm: BaseMachine, note: LaunchRecord, timeout_s: float, *, ha
         return None
     try:
         for _ in range(TRIES if behind else 0):
-            with qga.Conversation(path, 10.0) as talk:  # it is listening: now is the time
+            with qga.Conversation(path, 10.0) as talk:  # the agent is listening: now is the time
                 talk.ask("guest-set-time", {"time": time.time_ns()})
             by = "the guest agent"
             if not _behind(lambda: qga.ask(path, "guest-get-time", timeout_s=10.0) / 1e9):
-                return _outcome(behind, by)
+                break
     except (OSError, QmpError):
-        pass
-    return (_clock_by_ssh(vm, note) if behind and has_ssh else "") or _outcome(behind, by)
+        if not by and has_ssh and (found := _clock_by_ssh(vm, note)):
+            return found
+    return _outcome(behind, by)
 
 
 def _behind(ask: Callable[[], float], tolerated_s: float = 1.0) -> float:
@@ -95,18 +96,18 @@ def _outcome(behind: float, by: str) -> str:
 
 
 def _clock_by_ssh(vm: BaseMachine, note: LaunchRecord) -> str:
-    if not guest.answers(vm, note, timeout_s=guest.LOG_IN_S)[0]:
+    if not guest.answers(vm, note, timeout_s=3.0)[0]:  # a login that nobody answers takes much longer
         return ""
-    first, is_set, is_known = 0.0, True, False
-    for _ in range(TRIES):
-        try:
-            found = guest.connect(vm, "set the clock", interactive=False)
-            behind = _behind(lambda: int(found.run("date +%s", timeout_s=30.0).stdout[:15]) + 0.5, 2.5)  # noqa: B023
-            is_known, first = True, first or behind
+    first, is_set = 0.0, True
+    try:
+        found = guest.connect(vm, "set the clock", interactive=False)
+        for _ in range(TRIES):
+            behind = _behind(lambda: int(found.run("date +%s", timeout_s=30.0).stdout[:15]) + 0.5, 2.5)
             if not behind:
                 break
+            first = first or behind
             script = f"sudo -n date -s @$(( $(date +%s) + {round(behind)} ))"  # right, however late it runs
             is_set = found.run(script, timeout_s=30.0).returncode == 0
-        except (QvmError, subprocess.TimeoutExpired, ValueError):  # a busy guest closes connections
-            continue
-    return _outcome(first, "ssh" if is_set else "") if is_known else ""
+    except (QvmError, subprocess.TimeoutExpired, ValueError):
+        return ""
+    return _outcome(first, "ssh" if is_set else "")

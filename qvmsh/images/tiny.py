@@ -73,10 +73,10 @@ _MODULES = """
     qemu_fw_cfg button evdev psmouse sd_mod sr_mod ata_piix ahci isofs vfat nls_ascii nls_cp437
 """
 
-# What saves time under TCG. random.trust_cpu: the host key is not made to wait for entropy.
+# What saves time under TCG. trust_cpu: no wait for entropy. acpi_pm: a busy host makes a wrong TSC frequency.
 _COMMAND_LINE = (
     "root=LABEL=tiny rw console=tty0 console=ttyS0 quiet panic=5 mitigations=off nokaslr tsc=reliable "
-    "no_timer_check cryptomgr.notests random.trust_cpu=on"
+    "clocksource=acpi_pm no_timer_check cryptomgr.notests random.trust_cpu=on"
 )
 _SYSLINUX = f"""\
 DEFAULT tiny

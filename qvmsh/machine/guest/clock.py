@@ -65,13 +65,13 @@ def _clock_by_agent(vm: BaseMachine, note: LaunchRecord, timeout_s: float, *, ha
     """What was done; None if no agent reports the time."""
     path = note.socket("qga")
     try:
-        behind = _behind(lambda: qga.ask(path, "guest-get-time", timeout_s=timeout_s) / 1e9)
+        behind, by = _behind(lambda: qga.ask(path, "guest-get-time", timeout_s=timeout_s) / 1e9), ""
     except (OSError, QmpError):
         return None
-    by = ""
     try:
         for _ in range(TRIES if behind else 0):
-            qga.ask(path, "guest-set-time", {"time": time.time_ns()}, timeout_s=10.0)
+            with qga.Conversation(path, 10.0) as talk:  # the agent is listening: now is the time
+                talk.ask("guest-set-time", {"time": time.time_ns()})
             by = "the guest agent"
             if not _behind(lambda: qga.ask(path, "guest-get-time", timeout_s=10.0) / 1e9):
                 break

@@ -83,6 +83,12 @@ def test_sudo_unknown_option_is_refused(booted: Booted) -> None:
     assert booted.ssh("sudo -Z id").returncode == 1
 
 
+def test_clock_is_not_counted_by_the_tsc(booted: Booted) -> None:
+    """Whose frequency a kernel that boots on a busy host measures wrong by several times."""
+    source = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+    assert booted.out(f"cat {source}") == "acpi_pm\n"
+
+
 def test_root_file_system_belongs_to_root_but_the_home(booted: Booted) -> None:
     foreign = booted.out("find / -xdev ! -user root -o -xdev ! -group root", user="root").split()
     assert sorted(foreign) == ["/home/qvm", "/home/qvm/.ssh", "/home/qvm/.ssh/authorized_keys"]

@@ -187,7 +187,7 @@ def test_resume_puts_the_clock_right_by_the_agent_or_ssh(running: Vm) -> None:
                 assert running.qvm("status", "-s").out.startswith("demo: paused")
                 time.sleep(0.5)
             output = (running.ok if by == "ssh" else running.patiently)("resume").out
-        assert re.match(rf"demo: resumed; clock was 7[2-4]\d\d s behind, set by {by}\n", output), output
+        assert re.match(rf"demo: resumed; clock was 7\d\d\d s behind, set by {by}\n", output), output
         assert running.clock_error_s() < 10
     port = "/dev/virtio-ports/org.qemu.guest_agent.0"
     running.ok("ssh", f"sudo -n /usr/sbin/qemu-ga -d -m virtio-serial -p {port} -f /run/qga.pid -t /run")

@@ -30,7 +30,7 @@ def check_in_a_row(guest: Vm, ways: Sequence[str]) -> None:
         assert "demo: ready after " in loaded.out
         assert guest.ok("ssh", "cat /tmp/in-memory").out == f"{turn}\n"  # the memory is the same
         assert int(guest.ok("ssh", uptime).out) >= up  # it did not boot
-        assert guest.clock_error_s() < 5
+        assert guest.clock_error_s() < 5, (loaded.out, guest.ok("ssh", "date; hwclock; uptime").out)
     assert guest.ok("ssh", "cat turns").out == "".join(f"{turn}\n" for turn in range(len(ways)))
     assert "powered off" in guest.ok("stop").out
 

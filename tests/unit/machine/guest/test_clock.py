@@ -54,10 +54,10 @@ class LateAgent:
 
     def _answer(self, request: dict[str, Any]) -> bytes:
         command, given = request["execute"], request.get("arguments", {})
-        if command == "guest-sync-delimited":
-            return b"\xff" + json.dumps({"return": given["id"]}).encode() + b"\n"
         self.commands.append(command)
         time.sleep(self._late(self, command))
+        if command == "guest-sync-delimited":
+            return b"\xff" + json.dumps({"return": given["id"]}).encode() + b"\n"
         if command == "guest-set-time":
             self.behind_s = time.time() - given["time"] / 1e9
             return b'{"return": {}}\n'
@@ -88,7 +88,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
 
 def test_right_clock_that_is_told_late_is_not_set(begin: Begin) -> None:
     agent, done = begin(0.0, lambda *_: LATE_S)
-    assert (done, agent.commands) == ("clock is right", ["guest-get-time"])
+    assert (done, agent.commands) == ("clock is right", ["guest-sync-delimited", "guest-get-time"])
 
 
 def test_clock_that_is_set_late_is_set_again(begin: Begin) -> None:
@@ -98,4 +98,12 @@ def test_clock_that_is_set_late_is_set_again(begin: Begin) -> None:
     agent, done = begin(7200.0, late)
     assert done == "clock was 7200 s behind, set by the guest agent"
     assert agent.commands.count("guest-set-time") >= 2
+    assert agent.behind_s < LATE_S
+
+
+def test_clock_is_set_to_the_time_when_the_agent_listens(begin: Begin) -> None:
+    """An agent that is slow to listen sets a time from before, which is wrong again."""
+    agent, done = begin(7200.0, lambda _, command: LATE_S if command == "guest-sync-delimited" else 0.0)
+    assert done.endswith(" s behind, set by the guest agent")
+    assert agent.commands.count("guest-set-time") == 1
     assert agent.behind_s < LATE_S

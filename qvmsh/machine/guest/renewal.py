@@ -3,8 +3,8 @@
     ask(vm)               # at the next start that waits for the guest
     renew(vm, record)     # ["machine-id is new", "ssh host keys are new", "host name is mail"]
 
-It is done by ssh, as root (`sudo -n`). The new host keys come over the connection that knows the old ones, and
-are pinned instead of them.
+It is done by ssh, as root (`sudo -n`). The new host keys come over the connection that knows the old
+ones, and are pinned instead of them.
 """
 
 from __future__ import annotations

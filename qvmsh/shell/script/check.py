@@ -262,7 +262,7 @@ class _Calls:
         if kind == "Name" and node.id in self._known and node.id != "sh":  # a library
             name = node.id
             inner = [verb.partition(" ")[2] for verb in COMMANDS if verb.startswith(name + " ")]
-            if name in COMMANDS:
+            if any(row[1] == name and " " not in verb for verb, row in COMMANDS.items()):
                 return name, f"{name}()"
             if inner:
                 return name, f"{name}.{'list' if 'list' in inner else inner[0]}()"

@@ -60,4 +60,6 @@ def unknown(bound: set[str], used: set[str], known: Container[str]) -> set[str]:
 
 def are_commands(used: set[str]) -> bool:
     """True if one of the names is that of a command, or `vm`."""
-    return "vm" in used or any(verb.partition(" ")[0] in used for verb in COMMANDS)
+    return "vm" in used or any(
+        verb.partition(" ")[0] in used or row[1] in used for verb, row in COMMANDS.items()
+    )

@@ -295,8 +295,7 @@ class Context:
             return found
         for verb in COMMANDS:
             word, mark, _ = verb.partition(" ")
-            if word == "import":  # Python's own word
-                word = "import_package"
+            word = word if mark else COMMANDS[verb][1]  # `list_disk`; where it is Python's, `import_package`
             if word not in METHODS_ONLY and word.isidentifier() and word not in found:
                 made = Qmp if verb == "qmp" else Command
                 found[word] = Group(word, self) if mark else made(verb, self)

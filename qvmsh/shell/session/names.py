@@ -110,7 +110,7 @@ class Command:
 
     @property
     def _shown(self) -> str:
-        return self.verb.replace(" ", ".")
+        return self.verb.replace(" ", ".") if " " in self.verb else self._entry.function
 
     def __repr__(self) -> str:
         return f"<command {self.verb}: {self._entry.summary}>"
@@ -188,11 +188,12 @@ class Group:
         }
 
     def __getattr__(self, name: str) -> Command:
-        verb = ALIASES.get(f"{self._word} {name.replace('_', '-')}", "")
-        try:
-            return self._commands[verb.partition(" ")[2] or name]
-        except KeyError:
-            raise AttributeError(f"{self._word}: no command {name!r}, only {', '.join(self)}") from None
+        found = self._commands.get(name)
+        if found is None and (verb := ALIASES.get(f"{self._word} {name.replace('_', '-')}")):
+            found = Command(verb, self._context)
+        if found is None:
+            raise AttributeError(f"{self._word}: no command {name!r}, only {', '.join(self)}")
+        return found
 
     def __iter__(self) -> Any:
         return iter(self._commands)

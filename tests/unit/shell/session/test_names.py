@@ -52,8 +52,9 @@ def test_group_has_the_other_spellings_of_its_words(context: Context) -> None:
 def test_names_are_all_commands_but_those_that_python_has(context: Context) -> None:
     names = context.names()
     for verb in COMMANDS:
-        word = {"import": "import_package"}.get(verb, verb.partition(" ")[0])  # Python's own
-        assert word in names or word == "list", verb  # it is typed `vm list`
+        word, mark, _ = verb.partition(" ")
+        assert (word if mark else COMMANDS[verb][1]) in names, verb  # `list_disk`, `import_package`
+    assert "list" not in names  # Python's own; it is typed `vm list`
     assert isinstance(names["sh"], Lazy)  # the library, not the verb
     assert isinstance(names["env"], Command)
 

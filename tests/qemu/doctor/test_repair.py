@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import stat
@@ -12,6 +11,7 @@ import subprocess
 
 import pytest
 
+from tests.support.foreign_qemu import qemu_with
 from tests.support.world import Blank, Vm
 
 
@@ -215,19 +215,11 @@ def test_doctor_fix_leaves_an_image_in_use_by_another_program(blank: Blank) -> N
     image = vm.directory / "demo-backing.qcow2"
     for tag in ("ready", "ready.qvm-new"):
         subprocess.run(["qemu-img", "snapshot", "-c", tag, image], check=True)
-    other = subprocess.Popen(
-        ["qemu-system-x86_64", "-display", "none", "-S", "-nodefaults", "-drive", f"file={image}"]
-    )
-    try:
-        while other.pid not in map(int, re.findall(r"pid (\d+)", vm.qvm("doctor").out)):
-            assert other.poll() is None
+    with qemu_with(image) as other:
         journal(vm, what="save", name="ready", phase="new", disks=[["disk0", image.name]])
         done = vm.qvm("--json", "doctor", "--fix")
         value = json.loads(done.out)
         whose = f"demo-backing.qcow2 is in use by qemu-system-x86 (pid {other.pid}, "
         assert whose in findings(value["fixed"], "left")
         assert any(str(other.pid) in each["finding"] and each["level"] == "error" for each in value["checks"])
-    finally:
-        other.kill()
-        other.wait()
     assert "was undone: the older snapshot of that name was kept" in findings(fix(vm))

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import require_error
+from tests.support.foreign_qemu import qemu_with
 from tests.support.small_disk import small_disk
-from tests.support.world import DEADLINE_S, QVM, Blank, World, wait_until, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Blank, World, write_vmrc
 
 
 def test_start_without_vmrc_names_the_one_above(world: World) -> None:
@@ -74,11 +75,7 @@ def test_start_garbage_image_is_called_by_its_format(blank: Blank) -> None:
 
 def test_start_locked_image_names_the_process(blank: Blank) -> None:
     vm = blank()
-    argv = ["qemu-system-x86_64", "-accel", "tcg", "-S", "-nodefaults", "-display", "none", "-drive"]
-    other = subprocess.Popen([*argv, "file=demo-backing.qcow2,format=qcow2,if=virtio"], cwd=vm.directory)
-    try:
-        info = ["qemu-img", "info", "demo-backing.qcow2"]  # it takes its lock a moment after it began
-        wait_until(lambda: subprocess.run(info, cwd=vm.directory, capture_output=True).returncode)
+    with qemu_with(vm.directory / "demo-backing.qcow2") as other:
         result = vm.qvm("start")
         require_error(
             result,
@@ -86,9 +83,6 @@ def test_start_locked_image_names_the_process(blank: Blank) -> None:
             f"demo: demo-backing.qcow2 is in use by qemu-system-x86 (pid {other.pid}",
             "end that process",
         )
-    finally:
-        other.kill()
-        other.wait()
 
 
 def test_start_more_memory_than_the_host_is_refused(blank: Blank) -> None:

@@ -118,6 +118,12 @@ class BaseMachine:
         except (ConfigError, KeyError):
             return os.path.basename(self.directory)
 
+    def with_vmrc(self, text: str) -> BaseMachine:
+        """The same machine as it would be with this `.vmrc`."""
+        twin = self.with_io(self.io)
+        twin._loaded = twin._fresh = layers.load(self.directory, self.environ, self.overrides, text=text)
+        return twin
+
     def with_io(self, io: Io) -> BaseMachine:
         """The same machine for another caller."""
         twin = type(self).__new__(type(self))

@@ -30,6 +30,13 @@ def index_of(vm: BaseMachine) -> ArchiveIndex:
     )
 
 
+def own_folders(vm: BaseMachine) -> dict[str, Archive]:
+    """The folders of the archives on this host that qvm made of this machine, by path."""
+    index = index_of(vm)
+    own = filter(index.is_made_here, index.archives())
+    return {path: each for each in own if (path := index.store.path(each.folder))}
+
+
 def layer_names(vm: BaseMachine) -> tuple[str, str]:
     """How its base and its overlay are called."""
     settings = vm.settings

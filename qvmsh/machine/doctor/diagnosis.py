@@ -93,6 +93,8 @@ def diagnose(
         is_probing: measure the accelerators again, whatever the cache says.
     """
     fixed = repair.repair(vm.with_io(QUIET) if vm else None, environ) if is_fixing else None
+    if fixed and vm:
+        vm.reload()  # what was interrupted may have changed its settings
     case = Case(vm, io, environ, is_probing=is_probing)
     found: list[Finding] = []
     first = (machine_checks.vmrc,) if vm else ()  # the host's checks use the machine's values

@@ -71,9 +71,8 @@ def _archives(vm: BaseMachine) -> tuple[list[str], int]:
     if "://" in vm.settings.text("VM_ARCHIVE"):
         return [], 0
     with contextlib.suppress(QvmError, OSError):
-        index = maintenance.index_of(vm)
-        found = [each for each in index.archives() if index.is_made_here(each)]
-        return [each.directory for each in found], sum(len(each.done) for each in found)
+        found = maintenance.own_folders(vm)
+        return list(found), sum(len(each.done) for each in found.values())
     return [], 0
 
 

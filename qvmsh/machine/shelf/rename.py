@@ -44,12 +44,10 @@ def rename(vm: BaseMachine, name: str) -> Moved:
         state.require_off(vm, state.observe(vm), "rename")
         target = _target(vm, name)
         delete.require_no_dependents(vm, own_files.of(vm), "rename")
-        _stage(vm, name)
-        try:
-            record = Record(Kind.RENAME, name=name, renames=_renames(vm, name), directory=target)
-        except BaseException:
-            host_files.remove(os.path.join(vm.directory, STAGED))
-            raise
+        text = _renamed_text(vm, name)
+        record = Record(Kind.RENAME, name=name, renames=_renames(vm, vm.with_vmrc(text)), directory=target)
+        staged = os.path.join(vm.directory, STAGED)
+        host_files.write_atomic(staged, text, host_files.mode(vm.files.vmrc) or 0o644)
         with recovery.Transaction(vm, record) as journal:
             complete(journal)
         _rename_directory(vm, target)
@@ -72,22 +70,23 @@ def _target(vm: BaseMachine, name: str) -> str:
     return target
 
 
-def _stage(vm: BaseMachine, name: str) -> None:
-    """Write the new `.vmrc` beside the old one."""
+def _renamed_text(vm: BaseMachine, name: str) -> str:
+    """The new `.vmrc`."""
     text = host_files.read(vm.files.vmrc).text
     text = edit.assign(text, "VM_MACHINE_NAME", name)
     for variable, words in guest_words(vm, name).items():
         text = edit.assign(text, variable, words)
-    host_files.write_atomic(os.path.join(vm.directory, STAGED), text, host_files.mode(vm.files.vmrc) or 0o644)
+    return text
 
 
-def _renames(vm: BaseMachine, name: str) -> tuple[tuple[str, str], ...]:
-    """Old and new name of each file that is called after the machine, from its directory."""
-    later = BaseMachine(
-        vm.directory, environ=vm.environ, overrides=(*vm.overrides, ("VM_MACHINE_NAME", name))
-    )
+def _renames(vm: BaseMachine, later: BaseMachine) -> tuple[tuple[str, str], ...]:
+    """Old and new name of each file that is called after the machine, from its directory.
+
+    Args:
+        later: the machine with its new name.
+    """
     pairs = list(zip(_named(vm), _named(later), strict=True))
-    pairs += _archives(vm, name)
+    pairs += _archives(vm, later.name)
     found = []
     for old, new in dict.fromkeys(pairs):
         source, target = os.path.join(vm.directory, old), os.path.join(vm.directory, new)
@@ -114,19 +113,11 @@ def _archives(vm: BaseMachine, name: str) -> list[tuple[str, str]]:
     if "://" in vm.settings.text("VM_ARCHIVE"):
         vm.io.warn(f"{vm.name}: its archives on another host keep their names")
         return []
-    index = maintenance.index_of(vm)
-    found = [each.directory for each in index.archives() if index.is_made_here(each)]
-    return [
-        (
-            vm.files.inside(each),
-            os.path.join(os.path.dirname(vm.files.inside(each)), f"{name}-{_stamp(each)}"),
-        )
-        for each in found
-    ]
-
-
-def _stamp(folder: str) -> str:
-    return folder.rpartition("-")[2]
+    found = []
+    for path, archive in maintenance.own_folders(vm).items():
+        inside = vm.files.inside(path)
+        found.append((inside, os.path.join(os.path.dirname(inside), f"{name}-{archive.stamp}")))
+    return found
 
 
 def complete(journal: Journal) -> str:

@@ -36,6 +36,7 @@ def trash(world: World) -> list[str]:
 def test_delete_and_undelete_keep_every_byte(blank: Blank, world: World) -> None:
     vm = blank("web")
     vm.ok("snapshot", "save", "ready")
+    vm.ok("archive")
     before = tree(vm)
     result = world.run("delete", "-y", "web")
     assert result.out == "web: deleted; `qvm undelete web` takes it back\n"
@@ -61,6 +62,7 @@ def test_delete_keeps_what_is_not_the_machines(blank: Blank, world: World, tmp_p
     (vm.directory / "way").symlink_to(outside)
     (vm.directory / ".qvm/way").symlink_to(outside)
     vm.set(VM_DISKS=f"disks/data.raw:raw\n{outside}/big.qcow2")
+    vm.ok("archive")
     result = world.run("--json", "delete", "--now", "-y", "web")
     report = json.loads(result.out)
     assert report["foreign"] == ["disks/notes", "mine", "way"]

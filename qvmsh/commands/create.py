@@ -26,6 +26,7 @@ def create(
     move: Annotated[bool, Opt(excludes=("copy",))] = False,
     copy: bool = False,
     bare: bool = False,
+    s2e: Annotated[bool, Opt(excludes=("format",))] = False,
     format: Annotated[str, Opt(choices=("qcow2", "raw"))] = "qcow2",
     disk: Annotated[tuple[str, ...], Opt(metavar="SIZE")] = (),
     mem: Annotated[str | None, Opt("-m", metavar="MIB")] = None,
@@ -55,6 +56,7 @@ def create(
         move: remove the image file once the machine is there.
         copy: copy the image file (the default).
         bare: only the .vmrc, with every variable as a comment.
+        s2e: the disk is `disk.s2e` (raw), as S2E needs it; without an overlay.
         format: format of the base image.
         disk: one more, empty disk of this size; may be given several times.
         mem: guest memory in MiB, or with a unit such as 2G (256 for tiny, else 1024).
@@ -85,6 +87,7 @@ def create(
         is_bare=bare,
         is_linked=link,
         is_moved=move,
+        is_s2e=s2e,
         format=format,
         disks=tuple(disk),
         template=template,

@@ -37,21 +37,33 @@ def series(name: str) -> str | None:
 
 
 def meant(vm: BaseMachine, name: str, there: Collection[str]) -> str:
-    """The snapshot of that name; else the only one that is called so after its time.
+    """The snapshot of that name, in any form of Unicode; else the only one called so after its time.
 
     Raises:
         QvmError: several are.
     """
-    found = [] if name in there or not name else sorted(each for each in there if series(each) == name)
+    if name in there or not name:
+        return name
+    found, how = sorted(each for each in there if _is_same(each, name)), "in other forms of Unicode"
+    if not found:
+        found, how = sorted(each for each in there if _is_same(series(each) or "", name)), "after their time"
     found = [each for each in found if not each.endswith(INTERNAL)]
     if len(found) > 1:
         raise QvmError(
-            f"{len(found)} snapshots are called {name} after their time",
+            f"{len(found)} snapshots are called {name} {how}",
             machine=vm.name,
             details=found,
             hint="give the whole name of one of them",
         )
     return found[0] if found else name
+
+
+def _is_same(one: str, other: str) -> bool:
+    if one == other or (one.isascii() and other.isascii()):
+        return one == other
+    from unicodedata import normalize
+
+    return normalize("NFC", one) == normalize("NFC", other)
 
 
 def require_name(vm: BaseMachine, name: str) -> None:

@@ -24,6 +24,7 @@ from qvmsh.machine.create import wish as wishes
 from qvmsh.machine.create.wish import Wish
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
+from qvmsh.machine.storage import own_disk
 from qvmsh.machine.work import creation_folder
 
 TYPE_CHECKING = False
@@ -179,7 +180,9 @@ def _values(name: str, wish: Wish, is_builtin: bool, environ: Mapping[str, str])
         rows.append(("VM_NET_MAC", "auto"))
     if wish.cpus is not None:
         rows.append(("VM_MACHINE_CPUS", str(wish.cpus)))
-    if wish.format != "qcow2":
+    if wish.is_s2e:
+        rows += own_disk.S2E_SETTINGS
+    elif wish.format != "qcow2":
         rows.append(("VM_FMT", wish.format))
     if wish.iso:
         rows.append(("VM_CDROM", os.path.abspath(wish.iso)))

@@ -11,7 +11,7 @@ from qvmsh.errors import ImageError, UsageError
 from qvmsh.images import builtin
 from qvmsh.machine.create import seed
 from qvmsh.machine.create.wish import Wish
-from qvmsh.machine.storage import dependents, disk_size
+from qvmsh.machine.storage import dependents, disk_size, own_disk
 from qvmsh.qemu import image, programs, qemuimg
 
 TYPE_CHECKING = False
@@ -66,17 +66,20 @@ def lay(part: str, name: str, wish: Wish, source: str, io: Io) -> None:
         ImageError, QvmError, OSError: it cannot be done.
     """
     program = programs.find("qemu-img")
-    base = f"{name}-base.{wish.format}"
+    base, kind = f"{name}-base.{wish.format}", wish.format
+    if wish.is_s2e:
+        base, kind = own_disk.S2E, "raw"
     target = os.path.join(part, base)
     if not source:
-        _empty(program, target, wish.format, wish.size or DEFAULT_SIZE)
+        _empty(program, target, kind, wish.size or DEFAULT_SIZE)
     else:
         layers = seed.judged(source, seed.format_of(source, name), name)
         if wish.is_linked:
             qemuimg.create_overlay(program, base, source, layers[0].format, cwd=part)
         else:
-            seed.copy(layers, target, wish.format, name, io, program)
-    qemuimg.create_overlay(program, f"{name}-backing.{wish.format}", base, wish.format, cwd=part)
+            seed.copy(layers, target, kind, name, io, program)
+    if not wish.is_s2e:
+        qemuimg.create_overlay(program, f"{name}-backing.{kind}", base, kind, cwd=part)
     for number, size in enumerate(wish.disks, start=1):
         _empty(program, os.path.join(part, additional(name, number)), "qcow2", size)
 

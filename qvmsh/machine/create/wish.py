@@ -23,6 +23,7 @@ class Wish:
         is_bare: only the commented `.vmrc`.
         is_linked: the disk is backed by the image, instead of a copy of it.
         is_moved: the image file is removed once the machine is there.
+        is_s2e: the disk is `disk.s2e`, raw, without an overlay.
         format: of the base image: `qcow2` or `raw`.
         disks: sizes of additional disks.
         template: file whose text the `.vmrc` begins with; None for none.
@@ -41,6 +42,7 @@ class Wish:
     is_bare: bool = False
     is_linked: bool = False
     is_moved: bool = False
+    is_s2e: bool = False
     format: str = "qcow2"
     disks: tuple[str, ...] = ()
     template: str | None = None
@@ -104,6 +106,7 @@ def _require_one_source(wish: Wish) -> None:
         ("--link", wish.is_linked, wish.source, "--image or --from"),
         ("--move", wish.is_moved, wish.disk, "--from"),
         ("--format raw", wish.format == "raw", has_disk and not wish.is_linked, "a disk of its own"),
+        ("--s2e", wish.is_s2e, has_disk and not wish.is_linked, "a disk of its own"),
         ("--disk", wish.disks, has_disk, "a machine with disks"),
     ):
         if is_given and not is_possible:

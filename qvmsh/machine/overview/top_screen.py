@@ -14,7 +14,7 @@ import termios
 import time
 import tty
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -81,7 +81,8 @@ class Screen:
 
     def _draw(self) -> None:
         assert self._live is not None
-        width, height = self._console.size
+        width, height = _size(self._io.stdout.fileno())
+        self._console.size = ConsoleDimensions(width, height)
         frame = Frame(self._machines, self._took_s, self._sort)
         head, *rows = table(frame.machines, width)
         lines = [Text(frame.title(self._interval_s)), Text(HELP % self._sort, style="dim")]
@@ -117,6 +118,12 @@ class Screen:
         os.kill(os.getpid(), signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, before)
         self._open(fd)
+
+
+def _size(fd: int) -> tuple[int, int]:
+    """The terminal's columns and lines now; COLUMNS and LINES may be those of another one."""
+    width, height = os.get_terminal_size(fd)
+    return width or 80, height or 24
 
 
 class _Signals:

@@ -20,6 +20,7 @@ from qvmsh.machine.power import launch, ports, tpm
 from qvmsh.machine.power.reports import Started
 from qvmsh.machine.power.request import Launch, Request
 from qvmsh.machine.reports import CommandLine
+from qvmsh.machine.snapshot import of_s2e
 from qvmsh.machine.storage import own_disk
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup, kill
@@ -198,6 +199,7 @@ def plan_of(vm: BaseMachine, request: Request, verb: str) -> Launch:
                 machine=vm.name,
                 hint="remove it; `--disposable` discards all that the guest writes",
             )
+    _require_kept(vm, request)
     if own_disk.is_by_hand(vm):
         _require_plain(vm, request, verb)
     return Launch(
@@ -208,6 +210,17 @@ def plan_of(vm: BaseMachine, request: Request, verb: str) -> Launch:
         window=_window(vm) if verb == "run" else "",
         machine=_machine_type(vm, request.loadvm) if request.loadvm else "",
     )
+
+
+def _require_kept(vm: BaseMachine, request: Request) -> None:
+    """Refuse to load a snapshot of S2E; warn that they become worthless."""
+    if request.loadvm:
+        of_s2e.require_not(vm, request.loadvm)
+    if not request.disposable and of_s2e.paths(vm):
+        vm.io.warn(
+            f"{vm.name}: once the guest writes to the disk, the snapshots of S2E no longer fit; "
+            "`--disposable` leaves it unchanged"
+        )
 
 
 def _window(vm: BaseMachine) -> str:

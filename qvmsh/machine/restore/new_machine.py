@@ -28,7 +28,7 @@ from qvmsh.machine.create import create
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore.new_identity import WORDS, assign_words, renew
-from qvmsh.machine.storage import supplies
+from qvmsh.machine.storage import own_disk, supplies
 from qvmsh.machine.work import creation_folder
 from qvmsh.qemu import drives as qemu_drives
 from qvmsh.qemu import programs
@@ -279,6 +279,8 @@ def _disks(
         if inside.startswith("..") or inside in taken:
             inside = free_name(os.path.basename(part.source) or part.plain_name, taken)
             notes.append(f"{inside} was restored, but no setting names it")
+        if part.role == MAIN and part.source == own_disk.S2E:
+            inside = part.source  # the disk by its name alone
         names = [inside]
         for each in () if reader.is_linked else layer_names(made, archive, part.role):
             names.append(free_name(each, {*taken, *names}))

@@ -147,9 +147,10 @@ def _write_vmrc_of_s2e(folder: str, target: Target, environ: Mapping[str, str], 
     rows = [
         ("VM_MACHINE_NAME", target.name), ("VM_MACHINE_ID", number or identity.SHARED_ID),
         ("VM_MACHINE_OWNER", process.user_name(os.geteuid())), ("VM_MACHINE_MEM", str(_MEMORY_MIB)),
-        ("VM_USE_SNAPSHOTS", "no"), ("VM_FMT", "qcow2" if is_old else "raw"), ("VM_DISK_BUS", "ide"),
-        ("VM_NET_MODEL", "e1000"), *([] if number else [("VM_NET_MAC", "auto")]),
+        *own_disk.S2E_SETTINGS, *([] if number else [("VM_NET_MAC", "auto")]),
     ]  # fmt: skip
+    if is_old:
+        rows = [(key, "qcow2" if key == "VM_FMT" else value) for key, value in rows]
     text = "# imported from a package of S2E; its guest may be older than virtio\n"
     text += "".join(f"{key}={edit.quote(value)}\n" for key, value in rows)
     host_files.write_atomic(os.path.join(folder, ".vmrc"), text)

@@ -28,6 +28,7 @@ from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import new_machine
 from qvmsh.machine.shelf.reports import Cloned
+from qvmsh.machine.snapshot import of_s2e
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
 
@@ -116,6 +117,7 @@ def _made(vm: BaseMachine, part: str, name: str, final: str, wish: Wish) -> tupl
         vm, reader, vm.environ, name=name, final=final, keeps_identity=wish.keeps_identity
     )
     shutil.rmtree(os.path.join(part, STORE))
+    of_s2e.copy(vm, part)
     if wish.is_guest_renewed:
         renewal.ask(BaseMachine(part, environ=vm.environ))
     return point, laid

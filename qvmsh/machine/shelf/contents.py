@@ -24,7 +24,8 @@ from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.restore.new_identity import WORDS
 from qvmsh.machine.restore.new_machine import free_name, line_of
 from qvmsh.machine.shelf import manifest, names, tar_format
-from qvmsh.machine.storage import own_disk, supplies
+from qvmsh.machine.snapshot import of_s2e
+from qvmsh.machine.storage import supplies
 from qvmsh.qemu import drives as qemu_drives
 from qvmsh.qemu import image, qemuimg
 
@@ -99,7 +100,7 @@ def gather(vm: BaseMachine, found: Sequence[Drive], *, has_keys: bool) -> Conten
     known = {each.name for each in result.left_out}
     rows = [(_shown(vm, path), why) for path, why in small.left_out]
     result.left_out += [manifest.LeftOut(name, why) for name, why in rows if name not in known]
-    for name in [*small.names, trust.RC, *_of_s2e(vm)]:
+    for name in [*small.names, trust.RC, *map(vm.files.inside, of_s2e.paths(vm).values())]:
         _add_small(vm, name, result, has_keys=has_keys)
     _require_names(vm, result)
     return result
@@ -244,13 +245,6 @@ def _add_small(vm: BaseMachine, name: str, result: Contents, *, has_keys: bool) 
     else:
         role, mode = manifest.FILE, 0o755 if os.stat(path).st_mode & 0o100 else 0o644
     result.files.append(Taken(name, path, role, mode=mode))
-
-
-def _of_s2e(vm: BaseMachine) -> list[str]:
-    """The snapshots of S2E, which are files beside its disk."""
-    if own_disk.is_by_hand(vm) or own_disk.disk_name(vm) != own_disk.S2E:
-        return []
-    return [each for each in os.listdir(vm.directory) if each.startswith(f"{own_disk.S2E}.")]
 
 
 def _is_key(path: str) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from qvmsh.errors import QvmError
 from qvmsh.machine.archive import maintenance
 from qvmsh.machine.create.layers import Layers
+from qvmsh.machine.snapshot import of_s2e
 from qvmsh.machine.storage import supplies, volumes
 
 TYPE_CHECKING = False
@@ -58,7 +59,8 @@ def of(vm: BaseMachine) -> Content:
     disks = [each.path for each in volumes.configured(vm, is_to_come=True)]
     disks += [each.path for each in supplies.additional_disks(vm)]
     folders, count = _archives(vm)
-    wanted = {os.path.normpath(os.path.join(directory, path)) for path in (*paths, *disks, *folders)}
+    paths += [*folders, *of_s2e.paths(vm).values()]
+    wanted = {os.path.normpath(os.path.join(directory, path)) for path in (*paths, *disks)}
     inside = {os.path.relpath(path, directory) for path in wanted}
     named = {each for each in inside if not each.startswith("..")} | set(ALWAYS)
     own, foreign = _sorted_out(directory, "", named, f".{name}.part-")

@@ -9,6 +9,7 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import log, snapshot_names
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.progress import size
+from qvmsh.machine.snapshot import of_s2e
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import SnapshotDeleted
 from qvmsh.machine.snapshot.store import Store, named, opened, resolve
@@ -33,12 +34,14 @@ def delete(vm: BaseMachine, names: tuple[str, ...]) -> SnapshotDeleted:
     with work_lock(vm, "snapshot delete"), opened(vm, "delete a snapshot") as (store, _, _seen):
         known = Catalogue.read(vm)
         names = tuple(each if each in known.entries else named(store, each) for each in names)
-        for name in names:
+        of_qemu = [each for each in names if each not in of_s2e.paths(vm)]
+        for name in of_qemu:
             store.require_one(name)
             if not (store.holders(name) or store.holders(name + snapshot_names.NEW) or name in known.entries):
                 resolve(store, name)
         disks = [each.id for each in store.volumes if set(names) & set(store.tags(each))]
-        remove(store, known, dict.fromkeys(names))
+        remove(store, known, dict.fromkeys(of_qemu))
+        of_s2e.remove(vm, set(names).difference(of_qemu))
     log.note(vm, f"deleted the snapshot{'s' if len(names) > 1 else ''} {', '.join(names)}")
     return SnapshotDeleted(vm.name, list(names), disks)
 

@@ -14,7 +14,7 @@ from qvmsh.errors import ImageError, QmpError
 from qvmsh.machine import journal as journals
 from qvmsh.machine import snapshot_names, state
 from qvmsh.machine.reports import stamp
-from qvmsh.machine.snapshot import catalogue, consistency, recovery
+from qvmsh.machine.snapshot import catalogue, consistency, of_s2e, recovery
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Details, Differences, SnapshotList
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qcow2 import Snapshot
+
+
+INTERNAL = "internal"
+"""The kind of a snapshot that is in the images."""
 
 
 def observed(vm: BaseMachine) -> state.Observation:
@@ -136,11 +140,13 @@ def listing(vm: BaseMachine) -> SnapshotList:
         if name not in tags:
             rows.append(
                 {
-                    "name": name, "time": str(entry.get("time", "")), "memory": False, "vmstate_bytes": 0,
-                    "disks": [], "missing": [each.id for each in holders], "without": [], "parent": None,
+                    "name": name, "kind": INTERNAL, "time": str(entry.get("time", "")),
+                    "memory": False, "vmstate_bytes": 0, "disks": [],
+                    "missing": [each.id for each in holders], "without": [], "parent": None,
                     "message": entry.get("message", ""), "stale": True, "foreign": False, "double": False,
                 }
             )  # fmt: skip
+    rows += of_s2e.rows(vm)
     rows.sort(key=lambda row: catalogue.moment(str(row["time"])))
     head = known.head if known.head in tags else ""
     return SnapshotList(vm.name, [_row_of_disk(each) for each in disks], rows, head, work)
@@ -168,6 +174,7 @@ def _row(
     parent = entry.get("parent")
     return {
         "name": name,
+        "kind": INTERNAL,
         "time": stamp(min(each.date_s for each in on.values())),
         "memory": any(each.vmstate_bytes for each in on.values()),
         "vmstate_bytes": max(each.vmstate_bytes for each in on.values()),
@@ -192,7 +199,8 @@ def find(
     """
     holders = able(disks_of(vm, seen))
     tags = sets_by_name(vm, holders)
-    name = snapshot_names.meant(vm, word, tags)
+    name = snapshot_names.meant(vm, word, {*tags, *of_s2e.paths(vm)})
+    of_s2e.require_not(vm, name)
     if name not in tags:
         raise snapshot_names.unknown(vm, name, tags)
     for line in doubles(holders, tags[name]):

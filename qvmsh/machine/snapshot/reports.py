@@ -194,9 +194,10 @@ class SnapshotList(Report):
         head: the snapshot that the current state is based on, None if there is none.
         disks: `id`, `file`, `format`, `size_bytes`, `used_bytes`, `writable`, `problem` of each. Of
             `list-disk` also `drive_id`, `disk`, and `snapshots` with `id`, `tag` and `date`.
-        snapshots: `name`, `time`, `memory`, `vmstate_bytes`, `disks`, `missing`, `without` (missing disks
-            that were added later), `parent`, `message`, `stale` (only in the metadata), `foreign` (only in
-            the images), `double` (an earlier row has the same name).
+        snapshots: `name`, `kind` (`internal`, or `s2e` for a file that only S2E loads), `time`, `memory`,
+            `vmstate_bytes`, `disks`, `missing`, `without` (missing disks that were added later), `parent`,
+            `message`, `stale` (only in the metadata), `foreign` (only in the images), `double` (an earlier
+            row has the same name).
         work: what is in progress, or was interrupted; None for nothing.
     """
 
@@ -233,6 +234,8 @@ class SnapshotList(Report):
             notes.append(f"missing on {' '.join(missing)}")
         if each["without"]:
             notes.append(f"taken without {' '.join(each['without'])}")
+        if each["kind"] == "s2e":
+            notes.append("of S2E")
         if each.get("double"):
             notes.append("another snapshot of that name")
         if each["stale"]:

@@ -16,7 +16,7 @@ from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
-from qvmsh.machine.snapshot import consistency, hardware, obstacles
+from qvmsh.machine.snapshot import consistency, hardware, obstacles, of_s2e
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.recovery import BACK, loaded
 from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
@@ -43,6 +43,7 @@ def restore(
     with work_lock(vm, "snapshot restore"), opened(vm, "restore a snapshot") as (store, disks, seen):
         known = Catalogue.read(vm)
         name = named(store, name)
+        of_s2e.require_not(vm, name)
         entry = known.entries.get(name)
         left = consistency.without(volumes.written(disks), store.on(name), entry) if is_forced else []
         if left and not isinstance(store, Live):

@@ -22,7 +22,7 @@ from qvmsh.host import locks, process
 from qvmsh.machine import paths, programs, snapshot_names, state
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.progress import Watch
-from qvmsh.machine.snapshot import consistency
+from qvmsh.machine.snapshot import consistency, of_s2e
 from qvmsh.machine.snapshot.reports import word
 from qvmsh.machine.storage import chain, supplies, volumes
 from qvmsh.qemu import image, qemuimg, qmp
@@ -329,7 +329,7 @@ def live(vm: BaseMachine, note: LaunchRecord) -> Iterator[tuple[Live, list[Volum
 def named(store: Store, name: str) -> str:
     """The snapshot that a user's word means, see `snapshot_names.meant`."""
     there = {tag for each in store.volumes for tag in store.tags(each)}
-    there |= {tag.removesuffix(snapshot_names.NEW) for tag in there}
+    there |= {tag.removesuffix(snapshot_names.NEW) for tag in there} | of_s2e.paths(store.vm).keys()
     return snapshot_names.meant(store.vm, name, there)
 
 

@@ -17,6 +17,10 @@ MAIN = "disk0"
 """QEMU's name of the machine's own disk."""
 S2E = "disk.s2e"
 """The raw disk of a machine of S2E, which refuses any other name; where there is no NAME.raw."""
+S2E_SETTINGS = (
+    ("VM_USE_SNAPSHOTS", "no"), ("VM_FMT", "raw"), ("VM_DISK_BUS", "ide"), ("VM_NET_MODEL", "e1000"),
+)  # fmt: skip
+"""A guest of S2E may be older than virtio, and its disk is used as it is."""
 
 
 def disk_name(vm: BaseMachine, *, base_only: bool = False) -> str:

@@ -2,8 +2,10 @@
 
     export(vm, Wish("demo.tar.zst"))         # Exported(...)
 
-The manifest comes first and has the checksums, so each file is read twice. Of a running machine the archive
-engine holds the disks still meanwhile: QEMU writes to overlays, and commits them afterwards.
+The manifest comes first and has the checksums, which are known last: its place is left free, and it is
+stored there without compression, so that its length is known before. Where that cannot be, each file is read
+twice. Of a running machine the archive engine holds the disks still meanwhile: QEMU writes to overlays, and
+commits them afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 
 from qvmsh.errors import ConfigError, ImageError, QmpError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.host import locks, process
+from qvmsh.host import locks, process, transfer
 from qvmsh.machine import identity, log, progress, state
 from qvmsh.machine import journal as journals
 from qvmsh.machine import programs as tools
@@ -308,46 +310,79 @@ class _Package:
         self.kind = kind
         self.has_keys = has_keys
         self.manifest = manifest.Manifest(vm.name, "")
+        self.opened: dict[str, int] = {}
+        self.scans: dict[str, scan.Scan] = {}
 
     def write(self, found: list[Drive], consistency: str) -> None:
-        """Read all files twice, and write them."""
+        """Read all files, and write them."""
         vm = self.vm
         content = contents.gather(vm, found, has_keys=self.has_keys)
         with contextlib.ExitStack() as stack:
-            opened = {each.name: stack.enter_context(_opened(vm, each)) for each in content.files}
-            scans = self._scanned(content, opened)
-            self.manifest = self._manifest(content, scans, found, consistency)
-            with streams.compressed(self.target, self.kind) as write:
-                self._write(Writer(write), content, scans, opened)
+            self.opened = {each.name: stack.enter_context(_opened(vm, each)) for each in content.files}
+            self.scans = {name: scan.look(fd) for name, fd in self.opened.items()}
+            empty = {name: each.placeholder for name, each in self.scans.items()}
+            self.manifest = self._manifest(content, empty, found, consistency)
+            place = streams.stored(self.kind, self._head())
+            is_seekable = stat.S_ISREG(os.fstat(self.target).st_mode)
+            if is_seekable and place is not None:
+                os.lseek(self.target, len(place), os.SEEK_SET)
+                self.manifest = self.manifest.with_sums(self._write_members(content))
+                head = streams.stored(self.kind, self._head()) or b""
+                assert len(head) == len(place)
+                host_files.write_at(self.target, head, 0)
+                return
+            self.manifest = self.manifest.with_sums(self._sums(content))
+            if place is not None:
+                transfer.write_all(self.target, streams.stored(self.kind, self._head()) or b"")
+            self._write_members(content, b"" if place is not None else self._head())
 
-    def _scanned(self, content: Contents, opened: dict[str, int]) -> dict[str, scan.Scan]:
-        vm, found = self.vm, {}
-        total = sum(os.fstat(fd).st_size for fd in opened.values())
-        with progress.Progress(vm.io, "reading the disks", total) as shown:
+    def _head(self) -> bytes:
+        """The first member."""
+        found: list[bytes] = []
+        Writer(found.append).text(manifest.NAME, self.manifest.text().encode(), mode=0o644)
+        return b"".join(found)
+
+    def _sums(self, content: Contents) -> dict[str, str]:
+        """The checksums of all files, where they must be known first."""
+        found = {}
+        total = sum(each.data_bytes for each in self.scans.values())
+        with progress.Progress(self.vm.io, "reading the disks", total) as shown:
             done = 0
             for each in content.files:
-                fd = opened[each.name]
-
-                def tell(at: int, done: int = done) -> None:
-                    shown.tell(done + at)
-
-                try:
-                    found[each.name] = scan.scan(fd, tell, vm.io.checkpoint)
-                except scan.Changed:
-                    raise _changed(vm, each) from None
-                done += os.fstat(fd).st_size
+                with scan.Summing(self.scans[each.name]) as summing:
+                    for data in self._pieces(each, summing):
+                        done += len(data)
+                        shown.tell(done)
+                found[each.name] = summing.digest()
         return found
 
+    def _pieces(
+        self, each: Taken, summing: scan.Summing, tell: Callable[[int], None] = lambda _: None
+    ) -> Iterator[bytes]:
+        """The data of a file, of which the checksum is made meanwhile."""
+        vm = self.vm
+        try:
+            for at, data in scan.slices(
+                self.opened[each.name], self.scans[each.name], tell, vm.io.checkpoint
+            ):
+                summing.add(at, data)
+                yield data
+        except scan.Changed:
+            raise _changed(vm, each) from None
+
     def _manifest(
-        self, content: Contents, scans: dict[str, scan.Scan], found: list[Drive], consistency: str
+        self, content: Contents, sums: dict[str, str], found: list[Drive], consistency: str
     ) -> Manifest:
-        vm, items = self.vm, []
+        vm = self.vm
         texts = [
             manifest.Item(name, len(text), scan.of_bytes(text), role) for name, role, text in _texts(content)
         ]
-        for each in _in_order(content):
-            scanned = scans[each.name]
-            items.append(manifest.Item(each.name, scanned.size_bytes, scanned.sha256, each.role, each.format))
+        items = [
+            manifest.Item(
+                each.name, self.scans[each.name].size_bytes, sums[each.name], each.role, each.format
+            )
+            for each in _in_order(content)
+        ]
         items = [*texts[:1], *items, *texts[1:]]
         main = next(each for each in found if not each.left_out)
         tags = chain.snapshots_in(main.path, main.format)
@@ -357,25 +392,27 @@ class _Package:
             tuple(content.left_out),
         )  # fmt: skip
 
-    def _write(
-        self, writer: Writer, content: Contents, scans: dict[str, scan.Scan], opened: dict[str, int]
-    ) -> None:
-        vm = self.vm
-        writer.text(manifest.NAME, self.manifest.text().encode(), mode=0o644)
+    def _write_members(self, content: Contents, head: bytes = b"") -> dict[str, str]:
+        """Write `head` and all members behind it; returns the checksums of the files."""
         texts = {name: text for name, _, text in _texts(content)}
         taken = {each.name: each for each in content.files}
-        for name in self.manifest.files:
-            if name in texts:
-                writer.text(name, texts[name], mode=0o644)
-                continue
-            found, fd = scans[name], opened[name]
-            with progress.Progress(vm.io, f"packing {name}", found.size_bytes) as shown:
-                try:
-                    data = scan.slices(fd, found, shown.tell, vm.io.checkpoint)
-                    writer.file(name, found, data, mode=taken[name].mode)
-                except scan.Changed:
-                    raise _changed(vm, taken[name]) from None
-        writer.end()
+        sums = {}
+        with streams.compressed(self.target, self.kind) as write:
+            write(head)
+            writer = Writer(write)
+            for name in self.manifest.files:
+                if name in texts:
+                    writer.text(name, texts[name], mode=0o644)
+                    continue
+                found, each = self.scans[name], taken[name]
+                with (
+                    progress.Progress(self.vm.io, f"packing {name}", found.size_bytes) as shown,
+                    scan.Summing(found) as summing,
+                ):
+                    writer.file(name, found, self._pieces(each, summing, shown.tell), mode=each.mode)
+                sums[name] = summing.digest()
+            writer.end()
+        return sums
 
 
 def _texts(content: Contents) -> list[tuple[str, str, bytes]]:

@@ -82,6 +82,14 @@ class Manifest:
     files: Mapping[str, Item] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
 
+    def with_sums(self, sums: Mapping[str, str]) -> Manifest:
+        """The same with the checksums of these files."""
+        files = {
+            name: dataclasses.replace(each, sha256=sums.get(name, each.sha256))
+            for name, each in self.files.items()
+        }
+        return dataclasses.replace(self, files=files)
+
     def text(self) -> str:
         """The contents of the member."""
         found = {

@@ -1,35 +1,28 @@
-"""A file of a machine, read twice: for its checksum, and for its data.
+"""A file of a machine that goes into a package: where it holds data, that data, and its checksum.
 
-    scanned = scan(fd, tell, checkpoint)
-    scanned.runs             # [(0, 65536), (1048576, 65536)]: where it holds data
-    for data in slices(fd, scanned, tell, checkpoint): ...
-
-The manifest, which comes first, has the checksums, so a file is read before its data is written. The second
-reading makes sure that it is the same. Blocks of zeros count as holes however the file system stores them, so
-one content gives the same package on every host.
+found = look(fd)
+found.runs               # [(0, 65536), (1048576, 65536)]: where it holds data
+with Summing(found) as total:
+    for at, data in slices(fd, found, tell, checkpoint):
+        total.add(at, data)                # on another processor
+total.digest()
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import queue
+import threading
 from dataclasses import dataclass
-
-import xxhash
 
 from qvmsh.host import checksum, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Protocol
 
     Tell = Callable[[int], None]
-
-    class Hash(Protocol):
-        """One of `hashlib` or `xxhash`."""
-
-        def update(self, data: bytes, /) -> None: ...
 
 
 SLICE_BYTES = 1 << 20
@@ -45,18 +38,18 @@ _ZEROS = bytes(HOLE_BYTES)
 
 @dataclass(frozen=True)
 class Scan:
-    """What one reading of a file has found.
+    """What is known of a file before it is read.
 
     Args:
-        runs: offset and length of each part that holds data; multiples of HOLE_BYTES, but for the end.
-        sha256: of all its bytes; that of a file that is nearly all holes begins with `data:`.
-        check: a faster checksum of the same data, for the second reading.
+        runs: offset and length of each part that may hold data; multiples of HOLE_BYTES, but for the end.
+        is_of_data: its checksum is that of its data alone.
+        changed_ns: when it was last written to.
     """
 
     size_bytes: int
     runs: tuple[tuple[int, int], ...]
-    sha256: str
-    check: str
+    is_of_data: bool
+    changed_ns: int
 
     @property
     def data_bytes(self) -> int:
@@ -66,9 +59,14 @@ class Scan:
     def has_holes(self) -> bool:
         return self.data_bytes < self.size_bytes
 
+    @property
+    def placeholder(self) -> str:
+        """As long as its checksum."""
+        return OF_DATA * self.is_of_data + "0" * 64
+
 
 class Changed(Exception):
-    """The file was written to between the two readings."""
+    """The file was written to while it was read."""
 
 
 class Sha256:
@@ -111,12 +109,42 @@ class Sha256:
         return self._sum.hexdigest()
 
 
-def _add_blocks(found: Hash, at: int, data: bytes) -> None:
+def _add_blocks(found: hashlib._Hash, at: int, data: bytes) -> None:
     """Add the blocks that are not all zero, each with its place."""
     for first, length in parts(data):
         for begin in range(first, first + length, HOLE_BYTES):
             found.update((at + begin).to_bytes(8, "big"))
             found.update(data[begin : min(begin + HOLE_BYTES, first + length)])
+
+
+class Summing:
+    """The checksum of a file, made by another thread while its data is packed."""
+
+    def __init__(self, found: Scan) -> None:
+        self._size_bytes = found.size_bytes
+        self._sum = Sha256(is_of_data=found.is_of_data)
+        self._left: queue.Queue[tuple[int, bytes] | None] = queue.Queue(maxsize=8)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Summing:
+        self._thread.start()
+        return self
+
+    def add(self, at: int, data: bytes) -> None:
+        """The next piece, see `Sha256.add`."""
+        self._left.put((at, data))
+
+    def _run(self) -> None:
+        while (piece := self._left.get()) is not None:
+            self._sum.add(*piece)
+
+    def __exit__(self, *_: object) -> None:
+        self._left.put(None)
+        self._thread.join()
+
+    def digest(self) -> str:
+        """The checksum, once the block has ended."""
+        return self._sum.digest(self._size_bytes)
 
 
 def parts(data: bytes) -> Iterator[tuple[int, int]]:
@@ -134,45 +162,37 @@ def parts(data: bytes) -> Iterator[tuple[int, int]]:
         yield begin, len(data) - begin
 
 
-def scan(fd: int, tell: Tell, checkpoint: Callable[[], None]) -> Scan:
-    """Read an open file for the first time.
-
-    Raises:
-        Changed: it became shorter.
-    """
+def look(fd: int) -> Scan:
+    """Find out where an open file holds data, without reading it."""
+    try:
+        os.fdatasync(fd)  # some file systems know the holes only of what is stored
+    except OSError:
+        pass
     status = os.fstat(fd)
     size = status.st_size
     least = max(HOLE_BYTES, (size // MOST_RUNS + HOLE_BYTES) // HOLE_BYTES * HOLE_BYTES)
-    sha256 = Sha256(is_of_data=size - status.st_blocks * 512 >= MOST_HASHED_BYTES)
-    check = xxhash.xxh3_128()
     runs: list[tuple[int, int]] = []
-    for at, data in _data(fd, _allocated(fd, size)):
-        sha256.add(at, data)
-        _add_blocks(check, at, data)
-        for first, length in parts(data):
-            begin = at + first
-            if runs and begin - sum(runs[-1]) < least:
-                runs[-1] = (runs[-1][0], begin + length - runs[-1][0])
-            else:
-                runs.append((begin, length))
-        tell(at + len(data))
-        checkpoint()
-    return Scan(size, tuple(runs), sha256.digest(size), check.hexdigest())
+    for begin, length in _allocated(fd, size):
+        if runs and begin - sum(runs[-1]) < least:
+            runs[-1] = (runs[-1][0], begin + length - runs[-1][0])
+        else:
+            runs.append((begin, length))
+    is_of_data = size - status.st_blocks * 512 >= MOST_HASHED_BYTES
+    return Scan(size, tuple(runs), is_of_data, status.st_mtime_ns)
 
 
-def slices(fd: int, found: Scan, tell: Tell, checkpoint: Callable[[], None]) -> Iterator[bytes]:
-    """The data of a file that was scanned.
+def slices(fd: int, found: Scan, tell: Tell, checkpoint: Callable[[], None]) -> Iterator[tuple[int, bytes]]:
+    """The data of a file, each piece with its place.
 
     Raises:
-        Changed: it is no longer the same.
+        Changed: it was written to since `look`.
     """
-    check = xxhash.xxh3_128()
     for at, data in _data(fd, found.runs):
-        _add_blocks(check, at, data)
-        yield data
+        yield at, data
         tell(at + len(data))
         checkpoint()
-    if check.hexdigest() != found.check or os.fstat(fd).st_size != found.size_bytes:
+    status = os.fstat(fd)
+    if (status.st_size, status.st_mtime_ns) != (found.size_bytes, found.changed_ns):
         raise Changed
 
 

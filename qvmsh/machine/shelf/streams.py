@@ -7,6 +7,7 @@ with opened(fd, checkpoint) as read: read(512)       # how it is compressed is s
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import subprocess
 import threading
@@ -31,6 +32,8 @@ _MORE = {"gzip": ["-n"]}
 _LIMITS = {"xz": ["--memlimit-decompress=1GiB"], "zstd": ["--memory=512MB"]}
 _HEAD_BYTES = 6
 _PIPE_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 17
+"""The largest block of a frame of zstd."""
 
 
 @contextlib.contextmanager
@@ -62,6 +65,24 @@ def compressed(target: int, kind: str) -> Iterator[Callable[[bytes], None]]:
             child.kill()
             raise
         _require_success(child, argv[0])
+
+
+def stored(kind: str, data: bytes) -> bytes | None:
+    """`data` as a stream of its own that is not compressed, so that its length follows from that of `data`.
+
+    Any decompressor reads it together with the stream behind it. None for a kind that has no such form.
+    Source: RFC 1952; RFC 8878, 3.1.1 (a frame of raw blocks).
+    """
+    if kind == "gzip":
+        return gzip.compress(data, 0, mtime=0)
+    if kind != "zstd":
+        return None if kind else data
+    found = [b"\x28\xb5\x2f\xfd\xa0", len(data).to_bytes(4, "little")]
+    for at in range(0, len(data), _BLOCK_BYTES):
+        block = data[at : at + _BLOCK_BYTES]
+        is_last = at + _BLOCK_BYTES >= len(data)
+        found += [(len(block) << 3 | is_last).to_bytes(3, "little"), block]
+    return b"".join(found)
 
 
 def _require_success(child: subprocess.Popen[bytes], program: str) -> None:

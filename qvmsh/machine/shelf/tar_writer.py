@@ -2,7 +2,7 @@
 
     writer = Writer(stream.write)
     writer.text("qvm.json", text, mode=0o644)
-    writer.file("disk.raw", scan, slices, mode=0o600)      # holes are not written
+    writer.file("disk.raw", found, pieces, mode=0o600)      # holes are not written
     writer.end()
 
 All members belong to uid 0 and have the same date. A file with holes is a GNU sparse member of version 1.0,

@@ -234,7 +234,7 @@ class SnapshotList(Report):
             notes.append(f"missing on {' '.join(missing)}")
         if each["without"]:
             notes.append(f"taken without {' '.join(each['without'])}")
-        if each["kind"] == "s2e":
+        if each.get("kind") == "s2e":
             notes.append("of S2E")
         if each.get("double"):
             notes.append("another snapshot of that name")

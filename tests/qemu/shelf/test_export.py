@@ -79,7 +79,7 @@ def test_export_of_an_empty_disk_is_small(blank: Blank) -> None:
     assert package.stat().st_size < 1 << 20
     folder = unpacked(package, made.world.home / "out")
     assert (folder / "demo.raw").stat().st_size == 7680 << 20
-    assert (folder / "demo.raw").stat().st_blocks == 0
+    assert (folder / "demo.raw").stat().st_blocks <= 128  # qemu-img writes the first sector
     made.world.run("import", package, "twin")
     assert (made.world.home / "twin/twin.raw").stat().st_size == 7680 << 20
 

@@ -38,8 +38,9 @@ def packed(*files: tuple[str, Path]) -> bytes:
     writer = Writer(stream.write)
     for name, path in files:
         with path.open("rb") as file:
-            found = scan.scan(file.fileno(), idle, idle)
-            writer.file(name, found, scan.slices(file.fileno(), found, idle, idle), mode=0o600)
+            found = scan.look(file.fileno())
+            pieces = (data for _, data in scan.slices(file.fileno(), found, idle, idle))
+            writer.file(name, found, pieces, mode=0o600)
     writer.end()
     return stream.getvalue()
 

@@ -147,3 +147,30 @@ def test_stop_debian_on_pc_without_agent_uses_the_button(machine: Vm) -> None:
     machine.qvm("ssh", ENDED["ACPI power button"])
     stopped = machine.ok("stop")
     assert "demo: powered off by ACPI power button" in stopped.out
+
+
+def identity(vm: Vm) -> list[str]:
+    """What a clone's guest must not have in common with the original's: machine-id, host keys, name."""
+    return vm.ok(
+        "ssh", "cat /etc/machine-id; cat /etc/ssh/ssh_host_*_key.pub | cut -d' ' -f2; hostname"
+    ).out.split()
+
+
+def test_clone_of_debian_renews_its_guest(up: Vm) -> None:
+    before = identity(up)
+    done = up.ok("clone", "../mail", "--linked", "--renew-guest")
+    assert "quiesced" in done.out, done
+    up.ok("stop")
+    clone = Vm(up.world, up.directory.with_name("mail"))
+    try:
+        output = clone.ok("start", *PATIENT, timeout=300).out
+        for line in ("machine-id is new", "ssh host keys are new", "host name is mail"):
+            assert line in output, output
+        after = identity(clone)
+        assert not set(before) & set(after)
+        assert len(after) == len(before)
+        assert after[-1] == "mail"
+        assert clone.ok("ssh", "sudo -n hostname").out == "mail\n"  # no complaint about /etc/hosts either
+        assert not (clone.directory / ".qvm/renew-guest").exists()
+    finally:
+        clone.kill()

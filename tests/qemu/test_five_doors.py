@@ -162,6 +162,8 @@ def assert_same(found: dict[str, Outcome]) -> Outcome:
 @pytest.fixture(scope="module")
 def off(module_world: World) -> Iterator[Vm]:
     vm = create_blank(module_world, "off", VM_MACHINE_ID="33")
+    vm.ok("start", "--no-wait")  # from here on it has its uuid and its logs
+    vm.ok("kill")
     yield vm
     vm.kill()
 
@@ -258,7 +260,7 @@ ON: list[tuple[str, list[str], str, int]] = [
     ("prune", ["--older", "0", "-y"], "older=0, yes=True", 0),
     ("clone", ["."], "'.'", 2),
     ("rename", ["a/b"], "'a/b'", 2),
-    ("move", ["no/such/place"], "'no/such/place'", 2),
+    ("move", ["no/such/place"], "'no/such/place'", 3),
     ("export", ["one.tar.gz", "two.tar.gz"], "'one.tar.gz', 'two.tar.gz'", 2),
     ("import", ["none.tar.gz"], "'none.tar.gz'", 2),
     ("stop", ["--savevm", "a/b"], "savevm='a/b'", 3),

@@ -11,6 +11,7 @@ Source: fcntl(2), flock(2); QEMU util/oslib-posix.c `qemu_write_pidfile`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
@@ -136,8 +137,14 @@ class WorkLock:
                     os.close(fd)
                     raise Held(by) from None
                 process.wait_readable([], 0.005)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()} {time.time():.0f} {self.what}\n".encode(), 0)
+        note = f"{os.getpid()} {time.time():.0f} {self.what}\n".encode()
+        try:
+            os.pwrite(fd, note, 0)
+            os.ftruncate(fd, len(note))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            os.ftruncate(fd, 0)  # it holds without its holder's name
         self.fd = fd
         HELD.append(fd)
         return self
@@ -180,7 +187,8 @@ def _holder(fd: int) -> Holder | None:
 
 def _read(fd: int) -> Holder:
     """The holder that the file names; written just after the lock is taken, so a dead one is stale."""
-    words = os.pread(fd, 200, 0).decode(errors="replace").split(None, 2)
+    line = os.pread(fd, 200, 0).partition(b"\n")[0]  # the rest is of an earlier holder
+    words = line.decode(errors="replace").split(None, 2)
     pid, since = (*map(process.number, words), 0, 0)[:2]
     if len(words) == 3 and pid and since and process.exists(pid):
         return Holder(pid, words[2].strip(), float(since))

@@ -12,6 +12,7 @@ none is chosen.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from qvmsh.config.words import quote
@@ -212,10 +213,11 @@ def forget_missing(environ: Mapping[str, str]) -> None:
 
 
 def forget(directory: str, environ: Mapping[str, str]) -> None:
-    """Remove the machine that was in `directory` from the list."""
+    """Remove the machine that was in `directory` from the list; failing to write it is not an error."""
     real = os.path.realpath(directory)
     if any(place in (real, directory) for _, _, place in _noted(environ)):
-        _rewrite(environ, lambda before: [each for each in before if each.directory not in (real, directory)])
+        with contextlib.suppress(OSError):  # a full disk: the row is `missing`
+            _rewrite(environ, lambda old: [each for each in old if each.directory not in (real, directory)])
 
 
 def _rewrite(environ: Mapping[str, str], change: Callable[[list[Known]], list[Known]]) -> None:

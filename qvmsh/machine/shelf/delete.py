@@ -6,11 +6,12 @@ undelete("web", io, os.environ)              # Undeleted
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
 from qvmsh.config.words import quote
-from qvmsh.errors import StateError, UsageError
+from qvmsh.errors import QvmError, StateError, UsageError
 from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
@@ -45,18 +46,35 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
     with work_lock(vm, "delete", is_looking=True):
         content = own_files.of(vm)
         _require_free(vm, content)
-        entry = trash.put(vm, content)
-    if is_now:
+        entry = _put(vm, content, is_now=is_now)
+    if is_now and entry:
         with vm.io.stage("removing"):
             trash.remove(entry)
     return Deleted(
-        entry.name,
+        vm.name,
         vm.directory,
-        trash=None if is_now else entry.path,
+        trash=None if is_now or not entry else entry.path,
         foreign=content.foreign,
         outside=content.outside,
         freed_bytes=used if is_now else 0,
     )
+
+
+def _put(vm: BaseMachine, content: Content, *, is_now: bool) -> trash.Entry | None:
+    """Move the machine into the trash; where a full disk has no room to note that, remove it if it may."""
+    try:
+        return trash.put(vm, content)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or content.foreign:
+            raise
+        if not is_now:
+            raise QvmError(
+                "cannot delete: the disk is full, and the trash needs room for a note", machine=vm.name,
+                hint="`qvm delete --now` needs none, and frees what the machine takes",
+            ) from None  # fmt: skip
+    with vm.io.stage("removing"):
+        trash.remove_beside(vm)
+    return None
 
 
 def _require_free(vm: BaseMachine, content: Content) -> None:

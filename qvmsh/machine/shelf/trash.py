@@ -238,6 +238,14 @@ def remove(entry: Entry) -> None:
     remove_left(above)
 
 
+def remove_beside(vm: BaseMachine) -> None:
+    """Remove a machine's whole directory without the trash, which needs room; the work lock is held."""
+    above = os.path.dirname(vm.directory)
+    _rename(vm.directory, os.path.join(above, f"{REMOVING}{os.urandom(4).hex()}"))
+    remove_left(above)
+    registry.forget(vm.directory, vm.environ)  # before, the list would follow the renamed directory
+
+
 def remove_left(above: str) -> None:
     """Remove what interrupted removals left in a trash."""
     for name in os.listdir(above):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.errors import require_error
 from tests.support.kill_steps import killed_at
+from tests.support.small_disk import small_disk
 from tests.support.world import Blank, Vm, World
 
 STEPS = 200
@@ -187,3 +190,38 @@ def test_undelete_killed_at_each_step_is_whole_or_undone(
             break
     else:
         pytest.fail("it never came to its end")
+
+
+def test_verbs_on_a_full_disk_lose_nothing(world: World, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    with small_disk(small, 8):
+        for name in ("web", "db"):
+            assert world.run("create", small / name, "1M").status == 0
+        vm = Vm(world, small / "web")
+        vm.ok("snapshot", "save", "ready")
+        with contextlib.suppress(OSError), (small / "fill").open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        before = tree(vm)
+        for words in (("rename", "web", "mail"), ("clone", "web", small / "mail"), ("renew", "web")):
+            result = world.run(*words)
+            assert (result.status, "No space left on device" in result.err) == (1, True), result
+            assert tree(vm) == before
+        require_error(
+            world.run("delete", "-y", "web"),
+            1,
+            "web: cannot delete: the disk is full, and the trash needs room for a note",
+            "`qvm delete --now` needs none",
+        )
+        assert tree(vm) == before
+        assert sorted(os.listdir(small)) == ["db", "fill", "web"]
+        result = world.run("move", "web", small / "there")  # a rename needs no room
+        assert result.status == 0, result
+        moved = Vm(world, small / "there")
+        assert tree(moved) == before
+        result = world.run("delete", "-y", "--now", "web")
+        assert (result.status, result.out.startswith("web: removed")) == (0, True), result
+        assert sorted(os.listdir(small)) == ["db", "fill"]
+        assert trash(world) == []
+        assert [row["machine"] for row in json.loads(world.run("--json", "list").out)["machines"]] == ["db"]

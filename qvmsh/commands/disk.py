@@ -151,7 +151,7 @@ def disk_rebase(
 
     Args:
         disk: id or file of the overlay.
-        base: the new base; none = copy all data into the overlay, which then has no base.
+        base: the new base (default: all data is copied into the overlay, which then has none).
         unsafe: change only the name, for a base that was moved and has the same content.
 
     Raises:

@@ -103,7 +103,8 @@ def require_no_dependents(vm: BaseMachine, content: Content, what: str) -> None:
             if not overlay.startswith(here):
                 raise StateError(
                     f"cannot {what}: {overlay} is backed by {os.path.basename(path)}", machine=vm.name,
-                    hint=f"`qvm -C {quote(os.path.dirname(overlay))} disk rebase --none` frees it",
+                    hint=f"`cd {quote(os.path.dirname(overlay))} && "
+                    f"qvm disk rebase {quote(os.path.basename(overlay))}` copies all data into it",
                 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.support.kill_steps import killed_at
 from tests.support.small_disk import small_disk
-from tests.support.world import Blank, Vm, World
+from tests.support.world import QVM, Blank, Vm, World
 
 DATA = b"data " * 1000
 
@@ -87,15 +88,41 @@ def test_clone_is_a_machine_of_its_own(blank: Blank, world: World, is_live: bool
     assert not (twin.directory / ".clone").exists()
     require_own(vm, twin)
     if is_linked:
-        for line in (["delete", "-y"], ["rename", "new"], ["disk", "commit", "disk0"]):
-            refused = vm.qvm(*line)
-            assert refused.status in (0, 1, 3), refused
-            assert f"{twin.directory}/mail-backing.qcow2" in refused.err + refused.out, refused
         assert world.run("delete", "-y", "mail").status == 0
         refused = vm.qvm("delete", "-y")  # the clone could come back
         assert (refused.status, "is backed by web-base.qcow2" in refused.err) == (3, True), refused
         assert world.run("prune", "--older", "0", "-y").status == 0
     assert vm.ok("delete", "-y").status == 0
+
+
+@pytest.mark.parametrize("has_snapshot", [False, True])
+def test_base_of_a_linked_clone_stays_as_it_is(blank: Blank, world: World, has_snapshot: bool) -> None:
+    vm = blank("web")
+    if has_snapshot:
+        vm.ok("snapshot", "save", "ready")
+    vm.ok("clone", "../mail", "--linked")
+    overlay = world.home / "mail/mail-backing.qcow2"
+    base = vm.directory / "web-base.qcow2"
+    (vm.directory / "web-seed.qcow2").write_bytes(base.read_bytes())
+    before = base.read_bytes()
+    vm.ok("init", "-k")
+    for words, status in (
+        (["delete", "-y"], 3), (["delete", "-y", "--now"], 3), (["rename", "new"], 3), (["move", "../new"], 3),
+        (["disk", "commit", "disk0"], 1), (["start", "--no-wait", "--base-only"], 1),
+        (["init", "-b", "-k"], 1),
+    ):  # fmt: skip
+        refused = vm.qvm(*words)
+        assert (refused.status, str(overlay) in refused.err) == (status, True), refused
+        assert refused.err.count("hint: ") == 1, refused
+        assert base.read_bytes() == before, words
+    done = vm.ok("archive", "-c")
+    assert f"{overlay} is also backed by web-base.qcow2" in done.out + done.err
+    assert base.read_bytes() == before
+    if not has_snapshot:
+        hint = re.search("hint: `(.*?)`", vm.qvm("delete", "-y").err)
+        assert hint, "no hint"
+        subprocess.run(["bash", "-c", hint[1].replace("qvm ", f"{QVM} ")], check=True, env=world.environ)
+        vm.ok("delete", "-y")
 
 
 def test_clone_keeps_an_identity_when_told(blank: Blank, world: World) -> None:

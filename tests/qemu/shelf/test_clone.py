@@ -107,7 +107,8 @@ def test_base_of_a_linked_clone_stays_as_it_is(blank: Blank, world: World, has_s
     before = base.read_bytes()
     vm.ok("init", "-k")
     for words, status in (
-        (["delete", "-y"], 3), (["delete", "-y", "--now"], 3), (["rename", "new"], 3), (["move", "../new"], 3),
+        (["delete", "-y"], 3), (["delete", "-y", "--now"], 3), (["rename", "new"], 3),
+        (["move", "../new"], 3),
         (["disk", "commit", "disk0"], 1), (["start", "--no-wait", "--base-only"], 1),
         (["init", "-b", "-k"], 1),
     ):  # fmt: skip

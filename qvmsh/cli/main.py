@@ -131,6 +131,11 @@ class Call:
                     return errors.EXIT_OK
             raise texts.unknown_command(rest)
         self.verb, count = found
+        if common.get("help"):  # `qvm --help clone`
+            from qvmsh.cli import help as texts
+
+            self.io.write(texts.of_command(self.verb))
+            return errors.EXIT_OK
         bound = parse.bind(self.verb, rest[count:])
         for name, value in common.items():
             if name == "set":

@@ -172,9 +172,8 @@ def child(context: Context, words: list[str]) -> list[str]:
     argv = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh"]
     found = verb_of(words)
     if context.directory is not None and (found is None or Entry(found[0]).machine != "none"):
-        argv += ["-C", context.directory]
-        for name, value in context.overrides:
-            argv += ["--set", f"{name}={value}"]
+        argv[-1] = "qvmsh.shell.session.word_main"
+        argv += [context.directory, *(f"{name}={value}" for name, value in context.overrides), "--"]
     if context.io.level != 1:
         argv.append("-v" if context.io.level > 1 else "-q")
     return [*argv, *(["--debug"] if context.io.debug else []), *words]

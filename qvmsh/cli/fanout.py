@@ -39,7 +39,7 @@ def run(bound: Bound, jobs: Sequence[Job], io: Io, most: int) -> int:
     if io.json:
         documents = [crowd.documents[at].strip() for at in range(len(jobs)) if crowd.documents.get(at)]
         io.write(f'{{"version": 1, "command": "{bound.entry.verb}", "machines": [{JOIN.join(documents)}]}}\n')
-    return max(crowd.statuses.values(), default=0)
+    return max(crowd.worst, *crowd.statuses.values(), 0)
 
 
 def run_one_by_one(bound: Bound, jobs: Sequence[Job]) -> int:
@@ -113,6 +113,8 @@ class _Crowd:
         """Exit status by directory of what has ended."""
         self.documents: dict[int, str] = {}
         """With `--json`: the output of each job."""
+        self.worst = 0
+        """Exit status of what was not begun."""
         self._waiting = list(range(len(jobs)))
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._rests: dict[Any, bytes] = {}
@@ -123,12 +125,18 @@ class _Crowd:
             try:
                 self._begin()
                 self._relay()
-            except KeyboardInterrupt:
-                self._waiting.clear()  # the running ones get it too, and end cleanly
+            except KeyboardInterrupt:  # the running ones get it too, and end cleanly
+                self._leave_rest(EXIT_INTERRUPTED)
             except Terminated:
-                self._waiting.clear()
+                self._leave_rest(EXIT_TERMINATED)
                 for child in self._running.values():
                     child.terminate()
+
+    def _leave_rest(self, status: int) -> None:
+        """Begin no more; what is not begun makes the exit status that of the interruption."""
+        if self._waiting:
+            self.worst = status
+        self._waiting.clear()
 
     def _begin(self) -> None:
         """Begin what may begin; leave out what waits for a failure."""

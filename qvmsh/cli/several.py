@@ -41,7 +41,7 @@ def perform(bound: Bound, io: Io) -> int | None:
         common["directory"], bound.words = found[0], []
         return None
     if not found and not snapshots:
-        io.warn(f"{entry.verb}: no known machine that it has anything to do for")
+        io.warn(f"{entry.verb}: nothing to do for any of the machines that are meant")
     elif entry.terminal:
         raise UsageError(f"{entry.verb}: takes one machine", hint="use a terminal for each machine")
     from qvmsh.cli import fanout

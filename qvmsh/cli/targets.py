@@ -25,9 +25,9 @@ UP = frozenset(("start", "restart"))
 DOWN = frozenset(("stop",))
 """Verbs that take a machine before those that it requires."""
 _STATES = {"pause": "running", "resume": "paused", "suspend": "running", "wakeup": "suspended"}
-"""With `--all`, only the machines in this state are meant."""
+"""With `--all`, a label or a pattern, only the machines in this state are meant."""
 _LIVE = frozenset(("kill", "reboot", "restart", "stop"))
-"""With `--all`, only the machines with a QEMU are meant."""
+"""With `--all`, a label or a pattern, only the machines with a QEMU are meant."""
 
 
 class Job:
@@ -76,20 +76,32 @@ def directories(bound: Bound, environ: Mapping[str, str]) -> list[str]:
     Raises:
         UsageError: a word means no machine, or more than one.
     """
-    labels, verb = bound.common.get("label", ()), bound.entry.verb
+    labels = bound.common.get("label", ())
     if labels:
-        return registry.labelled(labels, environ)
+        return _meant(bound, registry.labelled(labels, environ), environ)
     if bound.common.get("all"):
-        from qvmsh.machine.overview import list as overview
-
-        return [each.directory for each in overview.known_machines(environ) if _is_meant(verb, each)]
+        return _meant(bound, None, environ)
     found: list[str] = []
     for word in bound.words:
         if registry.is_pattern(word):
-            found += registry.matching(word, environ)
+            found += _meant(bound, registry.matching(word, environ), environ)
         else:
             found.append(_of_word(word, bound, environ))
-    return list(dict.fromkeys(found))
+    by_place: dict[str, str] = {}
+    for each in found:
+        by_place.setdefault(os.path.realpath(each), each)
+    return list(by_place.values())
+
+
+def _meant(bound: Bound, directories: Sequence[str] | None, environ: Mapping[str, str]) -> list[str]:
+    """Those of the machines (None = of all known ones) that the command has something to do for."""
+    verb = bound.entry.verb
+    if directories is not None and verb not in _LIVE | _STATES.keys() | {"start"}:
+        return list(directories)
+    from qvmsh.machine.overview import list as overview
+
+    seen = overview.known_machines(environ, names=directories or ())
+    return [each.directory for each in seen if _is_meant(verb, each)]
 
 
 def _of_word(word: str, bound: Bound, environ: Mapping[str, str]) -> str:
@@ -134,14 +146,28 @@ def jobs(
             if not others:
                 warn(f"{job.name}: VM_REQUIRES: no machine is known as {word!r}")
             for other in map(os.path.realpath, others):
-                if other in made and verb in UP:
+                if other not in made:
+                    continue
+                if verb in UP and not (verb == "start" and _is_on(other, environ)):
                     job.waits.append(other)
-                elif other in made:
+                elif verb in DOWN and _is_on(place, environ):
                     made[other].waits.append(place)
-    return _in_order(made)
+    return _in_order(made, verb, warn)
 
 
-def _in_order(made: Mapping[str, Job]) -> list[Job]:
+def _is_on(directory: str, environ: Mapping[str, str]) -> bool:
+    """True if the machine has a QEMU; a broken one has none."""
+    from qvmsh.errors import QvmError
+    from qvmsh.machine import state
+    from qvmsh.machine.machine import BaseMachine
+
+    try:
+        return state.observe(BaseMachine(directory, environ=environ)).is_live
+    except (QvmError, OSError):
+        return False
+
+
+def _in_order(made: Mapping[str, Job], verb: str, warn: Callable[[str], None]) -> list[Job]:
     """Each job after those that it waits for; else in the given order."""
     order: list[Job] = []
     done: set[str] = set()
@@ -150,10 +176,14 @@ def _in_order(made: Mapping[str, Job]) -> list[Job]:
         ready = [place for place, job in rest.items() if done.issuperset(job.waits)]
         if not ready:
             names = " and ".join(sorted(job.name for job in rest.values()))
-            raise UsageError(
-                f"{names}: VM_REQUIRES goes round in a circle",
-                hint="`qvm -M NAME config VM_REQUIRES=` removes what a machine requires",
-            )
+            what = f"{names}: VM_REQUIRES goes round in a circle"
+            if verb in UP:
+                hint = "`qvm -M NAME config VM_REQUIRES=` removes what a machine requires"
+                raise UsageError(what, hint=hint)
+            warn(f"{what}: they are stopped in no order")
+            for job in rest.values():
+                job.waits.clear()
+            ready = list(rest)
         order += [rest.pop(place) for place in ready]
         done.update(ready)
     return order

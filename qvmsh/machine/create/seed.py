@@ -70,8 +70,7 @@ def judged(path: str, kind: str, machine: str) -> list[Layer]:
         raise ImageError(
             f"{name} is a CD image (ISO 9660), not the disk of an installed system",
             machine=machine,
-            hint="start with an empty disk, `qemu-img create -f qcow2 empty.qcow2 20G`, and insert the CD: "
-            f"`qvm config VM_CDROM={quote(path)}`",
+            hint=f"`qvm create NAME 20G --iso {quote(path)}` makes a machine that installs from it",
         )
     image.require_unused(path, machine)
     return found
@@ -89,7 +88,10 @@ def copy(found: list[Layer], target: str, kind: str, machine: str, io: Io, progr
     with io.stage(f"copying {name}"):
         if source.format != kind:
             words = ["convert", "-q", "-f", source.format, "-O", kind, image.safe_name(source.path), target]
+            if source.header and source.header.snapshots:
+                io.warn(f"{machine}: the snapshots in {name} are not copied: {kind} has another form")
             qemuimg.run(program, words, what=f"convert {name}")
+            host_files.sync(target)
             return
         host_files.copy(source.path, target, io.checkpoint)
         if not found[1:]:

@@ -9,6 +9,7 @@ import os
 
 from qvmsh.errors import ImageError, UsageError
 from qvmsh.images import builtin
+from qvmsh.machine import registry
 from qvmsh.machine.create import seed
 from qvmsh.machine.create.wish import Wish
 from qvmsh.machine.storage import dependents, disk_size, own_disk
@@ -74,6 +75,11 @@ def lay(part: str, name: str, wish: Wish, source: str, io: Io) -> None:
         _empty(program, target, kind, wish.size or DEFAULT_SIZE)
     else:
         layers = seed.judged(source, seed.format_of(source, name), name)
+        if wish.is_moved and layers[0].format != kind and layers[0].header and layers[0].header.snapshots:
+            raise ImageError(
+                f"create: --move: {os.path.basename(source)} holds snapshots, which {kind} cannot take over",
+                machine=name, hint="leave out --move: the image is copied, and stays",
+            )  # fmt: skip
         if wish.is_linked:
             qemuimg.create_overlay(program, base, source, layers[0].format, cwd=part)
         else:
@@ -109,6 +115,13 @@ def require_movable(source: str, name: str, vm: BaseMachine) -> None:
     """
     if os.path.islink(source) or not os.path.isfile(source):
         raise UsageError(f"create: --move: {source} is not a plain file", machine=name)
+    real = os.path.realpath(source)
+    for directory in registry.directories(vm.environ):
+        if real.startswith(os.path.realpath(directory) + os.sep):
+            raise UsageError(
+                f"create: --move: {source} belongs to the machine in {directory}", machine=name,
+                hint="leave out --move: the image is copied; or `qvm clone` that machine",
+            )  # fmt: skip
     for overlay in dependents.overlays_on(source, vm):
         raise UsageError(
             f"create: --move: {overlay} is backed by {os.path.basename(source)}", machine=name,

@@ -228,15 +228,21 @@ def _rewrite_snapshots(made: BaseMachine, final: str, was: str) -> None:
     before = [name.replace(made.name, was, 1) for name in _names(made)]
     renamed = dict(zip(before, _names(made), strict=True))
 
+    folder = ""  # where the machine was, if the paths say it
+
     def placed(value: Any) -> Any:
-        if not isinstance(value, str) or os.path.isabs(value):
+        if not isinstance(value, str):
             return value
-        return os.path.join(final, renamed.get(value, value))
+        inside = value.removeprefix(folder) if folder else value
+        return value if os.path.isabs(inside) else os.path.join(final, renamed.get(inside, inside))
 
     try:
         document = host_files.document(made.files.snapshots)
         for row in document["snapshots"]:
             row.pop("host_keys", None)
+            row.pop("arguments", None)
+            main = next((each for each in row.get("disks") or () if os.path.basename(each) in before), "")
+            folder = os.path.join(os.path.dirname(main), "") if os.path.isabs(main) else ""
             row["disks"] = [placed(each) for each in row.get("disks") or ()]
             for each in row.get("images") or ():
                 each["file"] = placed(each.get("file"))

@@ -7,12 +7,11 @@ Nothing is looked at but the settings. Only what is known to be harmless is let 
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from dataclasses import dataclass
 
-from qvmsh.config import devices, trust
+from qvmsh.config import devices, forwards, trust
 from qvmsh.config.variables import VARIABLES
 from qvmsh.qemu.drives import pairs
 
@@ -33,7 +32,7 @@ class Brought:
 
 _HARMLESS_KINDS = frozenset((
     "file name", "id", "account", "user", "memory", "integer", "number", "choice", "boolean", "model",
-    "forwards", "boot order", "clock",
+    "boot order", "clock", "mac",
 ))  # fmt: skip
 _HARMLESS = frozenset((
     "VM_LABELS", "VM_REQUIRES", "VM_APPEND", "VM_DATEFMT", "VM_SAVE_DELAY", "VM_NETWORK",
@@ -107,6 +106,8 @@ def _harm(settings: Settings, name: str) -> str:
         return "" if name.startswith("VM_") else f"changes the environment of programs: {_short(value)}"
     if variable.kind in _HARMLESS_KINDS or name in _HARMLESS:
         return ""
+    if variable.kind == "forwards":
+        return _opened_ports(value)
     if name in _PLAIN:
         return "" if re.fullmatch(_PLAIN[name], value) else f"is {_short(value)}"
     if name in _RUN:
@@ -125,6 +126,19 @@ def _harm(settings: Settings, name: str) -> str:
     return f"is {_short(value)}"
 
 
+def _opened_ports(value: str) -> str:
+    """The forwarded ports that other hosts can reach."""
+    found = [line for line in value.splitlines() if line.strip() and not _is_of_this_host(line)]
+    return f"forwards a port for other hosts: {_short(', '.join(found))}" if found else ""
+
+
+def _is_of_this_host(line: str) -> bool:
+    try:
+        return forwards.parse(line).address.startswith("127.")
+    except ValueError:  # such settings cannot be used
+        return True
+
+
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 120 else f"{text[:117]}..."
@@ -140,17 +154,15 @@ def _is_inside(settings: Settings, name: str) -> bool:
 
 def _harmful_words(settings: Settings, words: list[str]) -> Iterator[str]:
     """The options that may open or run something, each with its value."""
-    skip = False
-    for word, value in itertools.pairwise([*words, ""]):
-        if skip:
-            skip = False
-            continue
+    left = list(words)
+    while left:
+        word = left.pop(0)
         option = re.sub("^--?", "", word) if word.startswith("-") else ""
         if option in _FLAGS:
             continue
-        skip = bool(option) and not value.startswith("-")
-        if not _is_harmless(settings, option, value):
-            yield f"{word} {value}".strip() if skip else word
+        value = left.pop(0) if option and left else ""  # QEMU takes the next word, whatever it is
+        if value.startswith("-") or not _is_harmless(settings, option, value):
+            yield f"{word} {value}".strip()
 
 
 def _is_harmless(settings: Settings, option: str, value: str) -> bool:

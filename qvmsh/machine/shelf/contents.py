@@ -41,7 +41,8 @@ OUTSIDE = "disks"
 """The folder for disks that were not in the machine's directory."""
 KEPT = os.path.join(".qvm", "snapshots.json")
 _TPM = os.path.join(".qvm", "tpm", "")
-_PRIVATE = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+_PRIVATE = re.compile(rb"^-----BEGIN [A-Z ]*PRIVATE KEY-----", re.MULTILINE)
+_KEY_BYTES = 16384
 FRESH_NS = tar_format.DATE_S * 10**9
 """The date of a base in the metadata of a snapshot, if it is the one that the snapshot was made on."""
 
@@ -251,7 +252,7 @@ def _is_key(path: str) -> bool:
     """True for a private key, and for the public half beside one."""
     try:
         with open(host_files.opened(path.removesuffix(".pub")), "rb") as file:
-            return bool(_PRIVATE.match(file.read(80)))
+            return bool(_PRIVATE.search(file.read(_KEY_BYTES)))
     except OSError:
         return False
 

@@ -39,6 +39,7 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
         StateError: it is not off, protected, or other machines' disks are backed by its own.
         UsageError, QvmError: it was not confirmed. Nothing has been changed.
     """
+    vm = own_files.real(vm)
     content = own_files.of(vm)
     _require_free(vm, content)
     used = own_files.used_bytes(vm.directory, content.own)
@@ -97,15 +98,30 @@ def require_no_dependents(vm: BaseMachine, content: Content, what: str) -> None:
     here = os.path.realpath(vm.directory) + os.sep
     own = [each.path for each in volumes.configured(vm, is_to_come=True)]
     own += [os.path.join(vm.directory, each) for each in content.own]
-    files = [path for path in dict.fromkeys(own) if os.path.isfile(path)]
-    for path, above in dependents.overlays_on_each(files, vm).items():
-        for overlay in above:
-            if not overlay.startswith(here):
-                raise StateError(
-                    f"cannot {what}: {overlay} is backed by {os.path.basename(path)}", machine=vm.name,
-                    hint=f"`cd {quote(os.path.dirname(overlay))} && "
-                    f"qvm disk rebase {quote(os.path.basename(overlay))}` copies all data into it",
-                )  # fmt: skip
+    files = [path for path in dict.fromkeys(own) if os.path.realpath(path).startswith(here)]
+    found = [
+        (overlay, path)
+        for path, above in dependents.overlays_on_each(
+            [each for each in files if os.path.isfile(each)], vm
+        ).items()
+        for overlay in above
+        if not overlay.startswith(here)
+    ]
+    if not found:
+        return
+    lines = [f"{overlay} is backed by {os.path.basename(path)}" for overlay, path in dict(found).items()]
+    raise StateError(
+        f"cannot {what}: {lines[0]}", machine=vm.name, details=lines[1:], hint=_way_out(vm, found[0][0])
+    )
+
+
+def _way_out(vm: BaseMachine, overlay: str) -> str:
+    """What frees a base from one of its overlays."""
+    folder, name = os.path.split(overlay)
+    for entry in trash.entries(vm.environ):
+        if folder.startswith(os.path.realpath(entry.path)):
+            return f"{entry.name} is in the trash: `qvm undelete {quote(entry.name)}`, or `qvm prune`"
+    return f"`cd {quote(folder)} && qvm disk rebase {quote(name)}` copies all data into it"
 
 
 def _question(vm: BaseMachine, content: Content, used: int, *, is_now: bool) -> str:

@@ -33,11 +33,14 @@ def require_inside(made: BaseMachine, label: str) -> None:
     Raises:
         ImageError: one does, is damaged, or lacks what it is backed by.
     """
-    formats = {each.path: each.format for each in _own_drives(made)}
+    formats: dict[str, set[str]] = {}
+    for each in _own_drives(made):
+        formats.setdefault(os.path.normpath(each.path), set()).add(each.format)
     for path in _files(made.directory):
-        _require_header(made, path, formats.get(path, ""), label)
+        kinds = formats.get(path, {""})  # what any of its drives may find in it counts
+        _require_header(made, path, "raw" if kinds == {"raw"} else "", label)
     top = os.path.realpath(made.directory) + "/"
-    for path, kind in formats.items():
+    for path, kind in ((path, kind) for path, kinds in formats.items() for kind in sorted(kinds)):
         if not os.path.exists(path):
             continue
         layers = chain.layers(path, kind, made.name, made.directory)

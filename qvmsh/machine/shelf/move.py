@@ -37,6 +37,7 @@ def move(vm: BaseMachine, directory: str) -> Moved:
         UsageError: something is there already.
         QvmError: there is not enough free space.
     """
+    vm = own_files.real(vm)
     was = vm.directory
     target = os.path.abspath(directory)
     if os.path.isdir(target) and not os.path.lexists(os.path.join(target, ".vmrc")):
@@ -97,7 +98,18 @@ def _copy(vm: BaseMachine, target: str) -> None:
         folder.put_in_place()
     going = os.path.join(os.path.dirname(vm.directory), f"{trash.REMOVING}{os.urandom(4).hex()}")
     os.rename(vm.directory, going)
-    trash.remove_left(os.path.dirname(going))
+    _copy_late(going, target, vm)
+    trash.remove_tree(going, vm.name)
+
+
+def _copy_late(source: str, target: str, vm: BaseMachine) -> None:
+    """Copy what was put into the old directory while it was copied."""
+    for each in sorted(os.listdir(source)):
+        old, new = os.path.join(source, each), os.path.join(target, each)
+        if not os.path.lexists(new):
+            _copy_tree(old, new, vm)
+        elif os.path.isdir(old) and not os.path.islink(old):
+            _copy_late(old, new, vm)
 
 
 def _copy_tree(source: str, target: str, vm: BaseMachine) -> None:

@@ -95,6 +95,14 @@ def _sorted_out(directory: str, below: str, named: Iterable[str], left: str) -> 
     return own, foreign
 
 
+def real(vm: BaseMachine) -> BaseMachine:
+    """The machine by its directory itself, where it was named by a link to it."""
+    if not os.path.islink(vm.directory):
+        return vm
+    directory = os.path.realpath(vm.directory)
+    return type(vm)(directory, io=vm.io, environ=vm.environ, overrides=vm.overrides)
+
+
 def used_bytes(directory: str, names: Iterable[str]) -> int:
     """What these files take on the disk; links are not followed."""
     total = 0

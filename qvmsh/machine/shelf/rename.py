@@ -38,7 +38,7 @@ def rename(vm: BaseMachine, name: str) -> Moved:
         StateError: it is not off, or disks of other machines are backed by its own.
         UsageError: the name cannot be used, or something of that name is there.
     """
-    was = vm.name
+    vm, was = own_files.real(vm), vm.name
     create.require_name(name, verb="rename")
     with work_lock(vm, "rename"):
         state.require_off(vm, state.observe(vm), "rename")

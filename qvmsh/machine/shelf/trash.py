@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ NOTE = os.path.join(".qvm", "deleted")
 BESIDE = ".trash"
 REMOVING = ".removing-"
 """Prefix of an entry that is being removed."""
+_REMOVED = re.compile(r"\.removing-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def put(vm: BaseMachine, content: Content) -> Entry:
         QvmError, OSError: it cannot be moved; nothing has been changed.
     """
     since = time.time()
-    name = f"{time.strftime('%Y%m%d%H%M%S', time.localtime(since))}-{vm.name}"
+    stamp = time.strftime("%Y%m%d%H%M%S", time.localtime(since))
+    name = f"{stamp}{since % 1 * 1e6:06.0f}-{vm.name}"  # two of one name may be deleted at a time
     first = _free(os.path.join(folder(vm.environ), name))
     beside = _free(os.path.join(os.path.dirname(vm.directory), BESIDE, name))
     note = {"machine": vm.name, "directory": vm.directory, "since": since}
@@ -110,8 +113,8 @@ def put(vm: BaseMachine, content: Content) -> Entry:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            target, link = beside, first
             os.symlink(beside, first)
+            target, link = beside, first
             _put(vm, content, beside)
     except BaseException:
         host_files.remove(os.path.join(vm.directory, NOTE))
@@ -210,46 +213,101 @@ def take_back(entry: Entry, directory: str, environ: Mapping[str, str]) -> None:
         os.makedirs(os.path.dirname(directory), exist_ok=True)
         _rename(entry.path, directory)
     else:
-        with process.Shielded():
-            above, name = os.path.split(entry.path)
-            part = creation_folder.part_name(above, name)
-            note = creation_folder.Note(Record(Kind.UNDELETE, folder=part, directory=directory), environ)
-            note.write()
-            os.rename(entry.path, part)
-            try:
-                move_names(part, directory, os.listdir(part))
-            except OSError:
-                move_names(directory, part, [*os.listdir(part)])
-                raise
-            os.rmdir(part)
-            note.remove()
+        _merge(entry, directory, environ)
     host_files.remove(os.path.join(directory, NOTE))
     if entry.link:
         host_files.remove(entry.link)
 
 
+def _merge(entry: Entry, directory: str, environ: Mapping[str, str]) -> None:
+    """Move the files of a deleted machine into a directory that has others: all of them, or none."""
+    files = _leaves(entry.path)
+    taken = [each for each in files if _is_taken(directory, each)]
+    if taken:
+        raise StateError(
+            f"cannot undelete: {os.path.join(directory, taken[0])} is there, and is not the machine's",
+            machine=entry.name, hint="move it away, then try again",
+        )  # fmt: skip
+    above, name = os.path.split(entry.path)
+    part = creation_folder.part_name(above, name)
+    note = creation_folder.Note(Record(Kind.UNDELETE, folder=part, directory=directory), environ)
+    with process.Shielded(), creation_folder.taken(entry.path, part, note):
+        try:
+            move_names(part, directory, os.listdir(part))
+        except OSError:
+            move_names(
+                directory, part, [each for each in files if not os.path.lexists(os.path.join(part, each))]
+            )
+            os.rename(part, entry.path)
+            raise
+        os.rmdir(part)
+
+
+def _leaves(folder: str) -> list[str]:
+    """The files and the empty folders in a folder."""
+    found = []
+    for where, folders, names in os.walk(folder):
+        inside = os.path.relpath(where, folder)
+        links = [each for each in folders if os.path.islink(os.path.join(where, each))]
+        found += [os.path.normpath(os.path.join(inside, each)) for each in (*names, *links)]
+        if not names and not folders and where != folder:
+            found.append(inside)
+    return found
+
+
+def _is_taken(directory: str, name: str) -> bool:
+    """True if a file cannot get that name, from the directory, without replacing one."""
+    path = os.path.join(directory, name)
+    if os.path.lexists(path):
+        return True
+    above = os.path.dirname(path)
+    while above != directory and not os.path.lexists(above):
+        above = os.path.dirname(above)
+    return not os.path.isdir(above)
+
+
 def remove(entry: Entry) -> None:
-    """Remove a deleted machine for good; what an interruption leaves, the next removal removes."""
+    """Remove a deleted machine for good; what an interruption leaves, the next removal removes.
+
+    Raises:
+        QvmError: not all of it can be removed.
+    """
     above = os.path.dirname(entry.path)
     going = os.path.join(above, f"{REMOVING}{os.urandom(4).hex()}")
     os.rename(entry.path, going)
     if entry.link:
         host_files.remove(entry.link)
+    remove_tree(going, entry.name)
     remove_left(above)
+
+
+def remove_tree(path: str, name: str) -> None:
+    """Remove a folder.
+
+    Raises:
+        QvmError: not all of it can be removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        where = error.filename or path
+        raise QvmError(
+            f"{where} cannot be removed: {error.strerror}", machine=name, hint=f"what is left is in {path}"
+        ) from None
 
 
 def remove_beside(vm: BaseMachine) -> None:
     """Remove a machine's whole directory without the trash, which needs room; the work lock is held."""
-    above = os.path.dirname(vm.directory)
-    _rename(vm.directory, os.path.join(above, f"{REMOVING}{os.urandom(4).hex()}"))
-    remove_left(above)
+    going = os.path.join(os.path.dirname(vm.directory), f"{REMOVING}{os.urandom(4).hex()}")
+    _rename(vm.directory, going)
+    remove_tree(going, vm.name)
     registry.forget(vm.directory, vm.environ)  # before, the list would follow the renamed directory
 
 
 def remove_left(above: str) -> None:
     """Remove what interrupted removals left in a trash."""
     for name in os.listdir(above):
-        if name.startswith(REMOVING):
+        if _REMOVED.fullmatch(name):
             shutil.rmtree(os.path.join(above, name), ignore_errors=True)
 
 

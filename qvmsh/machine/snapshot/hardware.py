@@ -12,6 +12,7 @@ with, as libvirt does.
 from __future__ import annotations
 
 import os
+import re
 
 from qvmsh.config import devices
 from qvmsh.config.settings import Settings
@@ -40,7 +41,9 @@ def machine_type(settings: Settings, entry: Entry) -> str:
     """VM_QEMU_MACHINE as a state is loaded with it: an alias is the type that it meant when it was saved."""
     now = settings.text("VM_QEMU_MACHINE")
     kind, mark, properties = now.partition(",")
-    then = entry.get("machine") or ""
+    then = str(entry.get("machine") or "")
+    if not re.fullmatch(r"[\w.-]+", then):  # the metadata may come from anywhere: no properties
+        return now
     alias = (entry.get("settings") or {}).get("VM_QEMU_MACHINE", "").partition(",")[0]
     is_alias = then.startswith(FAMILIES.get(kind, f"{kind}-")) or (then and kind == alias)
     return f"{then}{mark}{properties}" if is_alias else now

@@ -10,6 +10,7 @@ may back others asks `require_writable` first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -21,11 +22,13 @@ from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from qvmsh.machine.machine import BaseMachine
 
 MANIFEST = "manifest.json"
+DEPTH = 4
+"""How deep below a machine's directory its disks are looked for."""
 _HEAD_BYTES = 4096
 """Where a manifest says in it that it is qvm's."""
 
@@ -81,11 +84,7 @@ def _above(backed_by: dict[str, set[str]], path: str) -> list[str]:
 def _backings(folder: str) -> dict[str, set[str]]:
     """The images in a folder that are backed by others: file and possible bases, as real paths."""
     found: dict[str, set[str]] = {}
-    try:
-        entries = [each.path for each in os.scandir(folder) if each.is_file()]
-    except OSError:
-        return {}
-    for path in entries:
+    for path in _files(folder, DEPTH):
         try:
             backing = image.header(path).backing
         except (OSError, QvmError):
@@ -95,6 +94,22 @@ def _backings(folder: str) -> dict[str, set[str]]:
             below = found.setdefault(os.path.realpath(path), set())
             below.update(map(os.path.realpath, image.backing_files(path, backing)))
     return found
+
+
+def _files(folder: str, depth: int) -> Iterator[str]:
+    """The files in a folder and in those below it, but not in archives, nor through links to folders."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for each in entries:
+        with contextlib.suppress(OSError):
+            if each.is_file():
+                yield each.path
+                continue
+            is_folder = depth and each.name != ".qvm" and each.is_dir(follow_symlinks=False)
+            if is_folder and not is_archive(each.path):
+                yield from _files(each.path, depth - 1)
 
 
 def require_writable(

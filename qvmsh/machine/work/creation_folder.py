@@ -133,6 +133,28 @@ class Folder:
             self._note.remove()
 
 
+@contextlib.contextmanager
+def taken(source: str, part: str, note: Note) -> Iterator[None]:
+    """Rename a folder to a temporary one, which nobody takes for abandoned while the block lasts."""
+    turn = os.open(os.path.dirname(part), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    guard = -1
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        note.write()
+        os.rename(source, part)
+        guard = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(guard, fcntl.LOCK_SH)
+        os.close(turn)
+        turn = -1
+        yield
+    finally:
+        for fd in (guard, turn):
+            if fd >= 0:
+                os.close(fd)
+        if not os.path.lexists(part):
+            note.remove()
+
+
 def part_name(above: str, name: str) -> str:
     """A new name for a temporary folder of `name`."""
     return os.path.join(above, f".{name}.part-{secrets.token_hex(4)}")

@@ -43,9 +43,9 @@ def main() -> None:
     if options:
         options += [word for value in values for word in ("--set", value)]
     sys.argv[1:] = [*options, *words]
-    from qvmsh.__main__ import main as run
+    from qvmsh.cli.main import main as run
 
-    run()
+    sys.exit(run())
 
 
 if __name__ == "__main__":

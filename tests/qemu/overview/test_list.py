@@ -85,7 +85,10 @@ def test_label_means_several_machines_for_start_status_and_kill(blank: Blank, wo
     assert world.run("stop", "--label", "web", "--force", "--timeout", "0").status == 0
     assert set(states(world).values()) == {"stopped"}
     vms[0].ok("start", "--no-wait")
-    assert world.run("kill", "--label", "web").status == 3  # b is not running
+    assert world.run("kill", "a", "b").status == 3  # b is not running
+    vms[0].ok("start", "--no-wait")
+    assert world.run("kill", "--label", "web").out == "a: killed by quit in 0.0 s\n"
+    assert world.run("kill", "[ab]").out == ""
     assert vms[0].qvm("status").out == "a: stopped\n"
 
 
@@ -104,7 +107,13 @@ def test_start_and_stop_follow_what_machines_require(blank: Blank, world: World)
     assert sorted(order[:2]) == ["up cache", "up db"]
     nothing = world.run("stop", "--all")
     assert (nothing.status, nothing.out) == (0, "")
-    assert nothing.err == "qvm: stop: no known machine that it has anything to do for\n"
+    assert nothing.err == "qvm: stop: nothing to do for any of the machines that are meant\n"
+    vms["db"].ok("start", "--no-wait")
+    done = world.run("start", "db", "web", "--no-wait")  # db runs already, which is what web requires
+    assert (done.status, done.out.count("started")) == (3, 1), done
+    vms["web"].ok("kill")
+    done = world.run("stop", "db", "web", "--force", "--timeout", "0")
+    assert (done.status, done.out.startswith("db: powered off")) == (3, True), done
 
 
 def test_start_whose_requirement_fails_is_left_out(blank: Blank, world: World) -> None:

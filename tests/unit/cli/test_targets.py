@@ -81,7 +81,15 @@ def test_seconds_as_a_word_get_the_option(tmp_path: Path) -> None:
     assert caught.value.hint == "seconds are an option: `qvm stop --timeout 60 db`"
 
 
-def test_requirements_order_starts_and_stops(tmp_path: Path) -> None:
+@pytest.fixture
+def running(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the machines that count as running."""
+    found: set[str] = set()
+    monkeypatch.setattr(targets, "_is_on", lambda place, _: os.path.basename(place) in found)
+    return found
+
+
+def test_requirements_order_starts_and_stops(tmp_path: Path, running: set[str]) -> None:
     make(tmp_path, "web", VM_REQUIRES="db cache")
     make(tmp_path, "db", VM_REQUIRES="disk")
     make(tmp_path, "cache")
@@ -92,21 +100,27 @@ def test_requirements_order_starts_and_stops(tmp_path: Path) -> None:
         ("db", ["disk"]),
         ("web", ["cache", "db"]),
     ]
+    running |= {"web", "db", "cache", "disk"}
     assert ordered("stop", "disk", "db", "cache", "web") == [
         ("web", []),
         ("db", ["web"]),
         ("cache", ["web"]),
         ("disk", ["db"]),
     ]
+    assert ordered("start", "web", "cache") == [("web", []), ("cache", [])]  # cache is there already
+    running -= {"web", "cache"}
     assert ordered("start", "web", "cache") == [("cache", []), ("web", ["cache"])]
+    assert ordered("stop", "cache", "web") == [("cache", []), ("web", [])]  # nothing requires it now
     assert ordered("pause", "web", "db") == [("web", []), ("db", [])]
 
 
-def test_requirements_in_a_circle_are_an_error(tmp_path: Path) -> None:
+def test_requirements_in_a_circle_are_an_error(tmp_path: Path, running: set[str]) -> None:
     make(tmp_path, "web", VM_REQUIRES="db")
     make(tmp_path, "db", VM_REQUIRES="web")
     with pytest.raises(UsageError, match="db and web: VM_REQUIRES goes round in a circle"):
         ordered("start", "web", "db")
+    running |= {"web", "db"}
+    assert ordered("stop", "web", "db") == [("web", []), ("db", [])]
 
 
 def test_requirement_that_is_unknown_is_a_warning(tmp_path: Path) -> None:

@@ -189,6 +189,11 @@ def _in_order(made: Mapping[str, Job], verb: str, warn: Callable[[str], None]) -
     return order
 
 
+def _is_package(word: str) -> bool:
+    """True for a word of `export` that names the file."""
+    return word == "-" or ".tar" in os.path.basename(word)
+
+
 def take_exported(bound: Bound, environ: Mapping[str, str]) -> None:
     """Note the machine that `export` names by a word: one that is not a file's name.
 
@@ -196,8 +201,15 @@ def take_exported(bound: Bound, environ: Mapping[str, str]) -> None:
         UsageError: it is not a machine, or another one is named too.
     """
     word = bound.words[0]
-    if ".tar" in word or word == "-":
+    if len(bound.words) == 1 and _is_package(word):
         return
+    for other in bound.words[1:]:
+        if not _is_package(other):
+            name = os.path.join(other, f"{word}.tar.gz") if os.path.isdir(other) else f"{other}.tar.gz"
+            raise UsageError(
+                f"export: {other} is no name of a package: it has no `.tar` in it",
+                hint=f"`qvm export {word} {name}`; one command exports one machine",
+            )
     for name, flag in (("directory", "-C"), ("machine", "-M")):
         if bound.common.get(name) is not None:
             raise UsageError(

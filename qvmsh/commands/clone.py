@@ -50,7 +50,14 @@ def clone(
     if start:
         from qvmsh.machine.power import start as power
         from qvmsh.machine.power.request import Request
+        from qvmsh.machine.storage import own_disk
 
         new = BaseMachine(made.directory, io=vm.io, environ=vm.environ)
-        made.started = str(power.start(new, Request(), ssh_attempts=None, is_waiting=True))
+        is_waiting = not own_disk.is_empty(new)
+        try:
+            made.started = str(power.start(new, Request(), ssh_attempts=None, is_waiting=is_waiting))
+        except BaseException:
+            for each in made.shown():
+                vm.io.warn(each)
+            raise
     return made

@@ -75,7 +75,7 @@ def create(
     import os
 
     from qvmsh.config.edit import assignment, quote
-    from qvmsh.machine.create import create
+    from qvmsh.machine.create import create, sources
     from qvmsh.machine.create.wish import TINY, Wish
 
     has_source = size or bare or {image, iso, from_} != {None}
@@ -101,7 +101,7 @@ def create(
     vm = create.create(name, wish, io, os.environ)
     where = os.path.relpath(vm.directory)
     go = "" if where == "." else f"cd {quote(where)} && "
-    made = wish.source or (f"an empty disk of {wish.size or 'the default size'}" if not bare else "nothing")
+    made = wish.source or (f"an empty disk of {wish.size or sources.DEFAULT_SIZE}" if not bare else "nothing")
     steps = [f"created from {made} in {where}"]
     if start:
         from qvmsh.machine.power import start as power
@@ -113,5 +113,6 @@ def create(
             ]
         )
     else:
-        steps.append(f"`{go}qvm start` starts it")
+        has_system = bool(wish.source) and not bare
+        steps.append(f"`{go}qvm start{'' if has_system or bare else ' --no-wait'}` starts it")
     return Steps(vm.name, steps, directory=vm.directory)

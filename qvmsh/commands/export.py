@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from qvmsh.commands import Opt, command
-from qvmsh.errors import UsageError
 from qvmsh.machine.shelf.package_reports import Exported
 
 TYPE_CHECKING = False
@@ -47,11 +46,8 @@ def export(
     """
     from qvmsh.machine.shelf import export
 
-    if machine is not None and (file is None or export.is_file(machine)):
-        if file is not None:
-            raise UsageError(f"export: {machine} and {file}: one machine and one file")
-        if export.is_file(machine):
-            machine, file = None, machine
+    if machine is not None and file is None and export.is_file(machine):
+        machine, file = None, machine
     if machine is not None:
         from qvmsh.machine import registry
 

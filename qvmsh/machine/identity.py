@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from qvmsh.errors import QvmError
@@ -11,7 +12,7 @@ from qvmsh.machine import launch_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from qvmsh.machine.machine import BaseMachine
 
@@ -78,15 +79,44 @@ SHARED_ID = "00"
 """The VM_MACHINE_ID of machines that are made once all others are taken."""
 
 
-def free_id(environ: Mapping[str, str]) -> str | None:
-    """A VM_MACHINE_ID that no known machine has; None if all are taken."""
+def ids(environ: Mapping[str, str]) -> dict[str, str]:
+    """The VM_MACHINE_ID of each known machine, also in the trash, and its directory."""
     from qvmsh.machine import registry
     from qvmsh.machine.machine import BaseMachine
 
-    taken = set()
-    for directory in registry.directories(environ):
+    found = {}
+    for directory in (*registry.in_the_trash(environ), *registry.directories(environ)):
         try:
-            taken.add(BaseMachine(directory, environ={}).loaded["VM_MACHINE_ID"])
+            found[BaseMachine(directory, environ={}).loaded["VM_MACHINE_ID"]] = directory
         except (QvmError, KeyError):
             continue
+    return found
+
+
+def free_id(environ: Mapping[str, str]) -> str | None:
+    """A VM_MACHINE_ID that no known machine has; None if all are taken."""
+    taken = ids(environ)
     return next((f"{n:02}" for n in range(1, 100) if f"{n:02}" not in taken), None)
+
+
+@contextlib.contextmanager
+def settled(made: BaseMachine, *, is_fixed: bool) -> Iterator[None]:
+    """Let a machine that is made become known in the block, with a number that no other has got.
+
+    Args:
+        made: in its temporary folder.
+        is_fixed: its number was asked for.
+    """
+    from qvmsh.config import edit
+    from qvmsh.machine import registry
+
+    with registry.turn(made.environ):
+        was = made.settings.text("VM_MACHINE_ID")
+        if not is_fixed and was in ids(made.environ) and was != SHARED_ID:
+            number = free_id(made.environ)
+            values = {"VM_MACHINE_ID": number or SHARED_ID} | ({} if number else {"VM_NET_MAC": "auto"})
+            if made.settings.text("VM_NET_PORT") == f"77{was}":
+                values["VM_NET_PORT"] = f"77{number or SHARED_ID}"
+            for name, value in values.items():
+                edit.assign_in_file(made.files.vmrc, name, value)
+        yield

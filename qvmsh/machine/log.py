@@ -33,7 +33,9 @@ OWN_BYTES = 1 << 20
 
 
 def note(vm: BaseMachine, text: str, *, is_error: bool = False) -> None:
-    """Log what was done, or (`is_error`) could not be done."""
+    """Log what was done, or (`is_error`) could not be done; nothing where there is no machine any more."""
+    if not os.path.lexists(vm.files.vmrc):
+        return
     text = printable(text)
     mark = "failed: " if is_error else ""
     own = f"{time.strftime('%FT%T')} {process.user_name(os.geteuid())}[{os.getpid()}]: {mark}{text}"

@@ -23,7 +23,7 @@ from qvmsh.machine import copies, launch_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 
     from qvmsh.machine.machine import BaseMachine
 
@@ -206,6 +206,25 @@ def note_use(name: str, directory: str, environ: Mapping[str, str]) -> None:
     _rewrite(environ, changed)
 
 
+@contextlib.contextmanager
+def turn(environ: Mapping[str, str]) -> Iterator[None]:
+    """One process at a time chooses what no known machine has, and makes a machine known."""
+    import fcntl
+
+    path = list_file(environ)
+    fd = -1
+    with contextlib.suppress(OSError):  # a full disk: without
+        if path is not None:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            fd = os.open(f"{path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
 def forget_missing(environ: Mapping[str, str]) -> None:
     """Remove missing machines from the list."""
     if list_file(environ) is not None:
@@ -329,8 +348,20 @@ def matching(pattern: str, environ: Mapping[str, str]) -> list[str]:
     raise UsageError(f"no known machine is called {pattern!r}", hint=_known(known))
 
 
-def _known(found: Mapping[str, Sequence[str]]) -> str:
-    return f"known: {', '.join(sorted(found)) or 'none yet'}; `qvm -C DIR` names a directory"
+MOST_NAMES = 8
+"""So many known machines are named by an error."""
+
+
+def _known(found: Mapping[str, Sequence[str]], wanted: str = "") -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(wanted, found, n=3) if wanted else []
+    if near:
+        return f"did you mean {' or '.join(near)}? `qvm list` shows all; `qvm -C DIR` names a directory"
+    names = sorted(found)
+    if len(names) > MOST_NAMES:
+        names = [*names[:MOST_NAMES], f"and {len(names) - MOST_NAMES} more"]
+    return f"known: {', '.join(names) or 'none yet'}; `qvm -C DIR` names a directory"
 
 
 def find(name: str, environ: Mapping[str, str]) -> str:
@@ -349,7 +380,13 @@ def find(name: str, environ: Mapping[str, str]) -> str:
         )
     if directories:
         return directories[0]
-    raise UsageError(f"no machine is known as {name!r}", hint=_known(found))
+    for row in rows(environ):
+        if row.name == name:
+            raise UsageError(
+                f"the directory of {name} is missing: {row.directory}",
+                hint="if it was moved, `qvm -C DIR status` finds it; `qvm list --prune` forgets it",
+            )
+    raise UsageError(f"no machine is known as {name!r}", hint=_known(found, name))
 
 
 def resolve(word: str, environ: Mapping[str, str]) -> str:

@@ -144,6 +144,17 @@ def is_as_then(path: str, snapshot: str) -> bool:
     return then_bytes == now_bytes and [each & _OFFSET for each in then] == [each & _OFFSET for each in now]
 
 
+def is_empty(path: str) -> bool:
+    """True if the image holds no data of its own now; reads one table.
+
+    Raises:
+        ImageError, OSError: the file is not a qcow2 image, or cannot be read.
+    """
+    with image.opened(path) as file:
+        ((now, _),), _, _ = _disk_tables(file, path, (None,))
+    return not any(now)
+
+
 def _disk_tables(
     file: IO[bytes], path: str, moments: tuple[str | None, ...]
 ) -> tuple[list[tuple[array[int], int]], int, int]:

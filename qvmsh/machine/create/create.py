@@ -45,12 +45,19 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
         UsageError: the name is invalid, or something of that name exists.
         ImageError, MissingProgramError: the image cannot be used or built; nothing is left behind.
     """
+    if not directory:
+        raise UsageError("create: the name is empty", hint="`qvm create NAME`")
     final = os.path.abspath(directory)
     name = os.path.basename(final)
     for line in creation_folder.sweep(environ):
         io.warn(line)
     require_place(final, name)
     wishes.require_sound(wish)
+    if wish.machine_id and (other := identity.ids(environ).get(wish.machine_id)):
+        raise UsageError(
+            f"create: --id {wish.machine_id}: the machine in {other} has it",
+            hint="leave out --id: a free one is taken",
+        )
     if wish.iso:
         sources.require_iso(wish.iso, name)
     source = sources.found(wish, name, io, environ)
@@ -68,7 +75,9 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
                 make_key(part, name)
             _write_vmrc(part, name, wish, is_builtin, environ)
             _require_right(part, final, environ)
-            folder.put_in_place()
+            with identity.settled(BaseMachine(part, environ=environ), is_fixed=wish.machine_id is not None):
+                folder.put_in_place()
+                registry.remember(BaseMachine(final, environ=environ))
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise UsageError(f"create: another command has just created {name}") from None
@@ -76,9 +85,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
     host_files.sync_folder(os.path.dirname(final))
     if wish.is_moved:
         host_files.remove(source)
-    vm = BaseMachine(final, io=io, environ=environ)
-    registry.remember(vm)
-    return vm
+    return BaseMachine(final, io=io, environ=environ)
 
 
 def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
@@ -115,6 +122,11 @@ def require_name(name: str, *, verb: str) -> None:
     """Refuse a name that a machine, and its files, cannot have."""
     if not name or name.startswith((".", "-")) or not name.isprintable():
         raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="start it with a letter")
+    if set(name) & set("*?[:"):
+        raise UsageError(
+            f"{verb}: {name!r} cannot be the name of a machine: *, ? and [ are patterns of names, and a : "
+            "stands before a snapshot", hint="choose another name",
+        )  # fmt: skip
     wrong = VARIABLES["VM_MACHINE_NAME"].check(name)
     if wrong:
         raise UsageError(
@@ -147,7 +159,7 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
     if wish.is_bare:
         text = commented.text(dict(rows))
     elif wish.template:
-        text = files.read(wish.template).text
+        text = _template(wish.template)
         for key, value in rows:
             text = edit.assign(text, key, value)
     else:
@@ -162,6 +174,14 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
     for key, value in wish.values:
         text = edit.assign(text, key, value)
     host_files.write_atomic(os.path.join(part, ".vmrc"), text)
+
+
+def _template(path: str) -> str:
+    try:
+        return files.read(path).text
+    except (OSError, ConfigError) as error:
+        why = error.what if isinstance(error, ConfigError) else error.strerror
+        raise UsageError(f"create: --template {path}: {why}") from None
 
 
 def _values(name: str, wish: Wish, is_builtin: bool, environ: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 WORDS = ("VM_QEMU_ARGS", "VM_QEMU_EXTRA")
 _KEYS = "name=opt/qvm/authorized_keys,"
 _NAME = "name=opt/qvm/hostname,string="
+ON_DISK = "on its disks the guest still has the ssh host key and machine-id of"
+"""Begins the note about what a machine has in common with the original."""
 _INSTANCE = "name=opt/qvm/instance,string="
 
 
@@ -132,7 +134,8 @@ def _keys(made: BaseMachine, name: str, was: str, notes: list[str], *, has_snaps
     takes_keys = f"{_KEYS}file={create.KEY}.pub"
     variable = next((each for each in WORDS if takes_keys in made.settings.words(each)), None)
     if variable is None or not os.path.exists(key):
-        notes.append(f"on its disks the guest still has the ssh host key and machine-id of {was}")
+        if not own_disk.is_empty(made):
+            notes.append(f"{ON_DISK} {was if was != name else 'the original'}")
         return
     if has_snapshots:
         notes.append(f"the ssh keys are still those of {was}, which its snapshots need")

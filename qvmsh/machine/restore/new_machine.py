@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from qvmsh.config import devices, edit
 from qvmsh.errors import ImageError, QvmError, Terminated, UsageError
 from qvmsh.host import files as host_files
+from qvmsh.machine import identity, registry
 from qvmsh.machine import programs as tools
-from qvmsh.machine import registry
 from qvmsh.machine.archive import drives
 from qvmsh.machine.archive.checked_reader import Place, Reader
 from qvmsh.machine.archive.drives import MAIN, READ_ONLY, UEFI
@@ -78,7 +78,9 @@ def new(
             program = tools.qemu_img(vm) if vm else programs.find("qemu-img")
             reader = Reader(io, program, index, archive, point, folder.path)
             laid = lay_out(vm, reader, environ, name=name, final=final)
-            folder.put_in_place()
+            with identity.settled(BaseMachine(folder.path, environ=environ), is_fixed=False):
+                folder.put_in_place()
+                registry.remember(BaseMachine(final, environ=environ))
     except (KeyboardInterrupt, Terminated):
         is_made = os.path.exists(os.path.join(final, ".vmrc"))
         io.warn(f"{name}: interrupted; {'the machine was created' if is_made else 'nothing was left behind'}")
@@ -95,9 +97,7 @@ def new(
             hint = "choose a place that you can write to"
         raise QvmError(f"cannot restore into {final}: {error.strerror}", hint=hint) from error
     host_files.sync_folder(os.path.dirname(final))
-    made = BaseMachine(final, io=io, environ=environ)
-    registry.remember(made)
-    return made, laid.notes
+    return BaseMachine(final, io=io, environ=environ), laid.notes
 
 
 def _mode(directory: str) -> int:

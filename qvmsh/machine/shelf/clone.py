@@ -26,9 +26,10 @@ from qvmsh.machine.create import create
 from qvmsh.machine.guest import renewal
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.restore import new_machine
+from qvmsh.machine.restore import new_identity, new_machine
 from qvmsh.machine.shelf.reports import Cloned
 from qvmsh.machine.snapshot import of_s2e
+from qvmsh.machine.storage import own_disk
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
 
@@ -79,7 +80,10 @@ def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
         ):
             os.chmod(folder.path, os.stat(vm.directory).st_mode & 0o755 | 0o700)
             point, laid = _made(vm, folder.path, name, final, wish)
-            folder.put_in_place()
+            part = BaseMachine(folder.path, environ=vm.environ)
+            with identity.settled(part, is_fixed=wish.keeps_identity):
+                folder.put_in_place()
+                registry.remember(BaseMachine(final, environ=vm.environ))
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final in (error.filename, error.filename2):
             raise UsageError(f"clone: another command has just created {name}") from None
@@ -90,7 +94,6 @@ def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
     host_files.sync_folder(os.path.dirname(final))
     made = BaseMachine(final, io=vm.io, environ=vm.environ)
     registry.remember(vm)
-    registry.remember(made)
     log.note(vm, f"cloned as {final}")
     return Cloned(
         vm.name,
@@ -98,9 +101,20 @@ def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
         final,
         consistency=_quality(point),
         is_linked=wish.is_linked,
-        notes=laid.notes,
+        notes=_notes(laid, is_known=wish.is_guest_renewed or own_disk.is_empty(vm)),
         seconds=time.monotonic() - began,
     )
+
+
+def _notes(laid: Laid, *, is_known: bool) -> list[str]:
+    """What to know about the clone; what its guest has in common with the original is mended by an option.
+
+    Args:
+        is_known: it has nothing in common, or will not have it.
+    """
+    way = "; `clone --renew-guest` gives it new ones at its first start"
+    rows = [(each, each.startswith(new_identity.ON_DISK)) for each in laid.notes]
+    return [f"{each}{way * is_shared}" for each, is_shared in rows if not (is_shared and is_known)]
 
 
 def _made(vm: BaseMachine, part: str, name: str, final: str, wish: Wish) -> tuple[Point, Laid]:

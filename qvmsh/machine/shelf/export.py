@@ -65,7 +65,7 @@ class Wish:
 
 def is_file(word: str) -> bool:
     """True for a word that names the package, not the machine."""
-    return word == STDOUT or ".tar" in word
+    return word == STDOUT or ".tar" in os.path.basename(word)
 
 
 @log.failures

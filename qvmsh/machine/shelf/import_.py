@@ -13,9 +13,10 @@ import errno
 import os
 import time
 
+from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QvmError, StateError, Terminated, UsageError, printable
 from qvmsh.host import files as host_files
-from qvmsh.machine import progress, registry
+from qvmsh.machine import identity, progress, registry
 from qvmsh.machine.create import create
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
@@ -23,6 +24,7 @@ from qvmsh.machine.shelf import assembly, layouts, streams
 from qvmsh.machine.shelf.package_reports import Imported
 from qvmsh.machine.shelf.unpack import unpack
 from qvmsh.machine.work import creation_folder
+from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +59,6 @@ def import_package(
             made, layout, done = package.make(directory)
         except OSError as error:
             raise _unwritable(file, error) from error
-    registry.remember(made)  # silent: the report says what its settings name
     return Imported(
         made.name, os.path.relpath(made.directory), file, layout.kind,
         brings=[{"name": each.name, "what": each.what} for each in done.brings],
@@ -133,7 +134,10 @@ class _Package:
                     )
                 os.chmod(folder.path, 0o755)  # noqa: S103  # as mkdir would
                 _sync(folder.path)
-                folder.put_in_place()
+                part = BaseMachine(folder.path, environ=self.environ)
+                with identity.settled(part, is_fixed=self.keeps_identity):
+                    folder.put_in_place()
+                    registry.remember(BaseMachine(self.final, environ=self.environ))
         except (KeyboardInterrupt, Terminated):
             is_made = os.path.exists(os.path.join(self.final, ".vmrc"))
             left = "the machine was created" if is_made else "nothing was left behind"
@@ -170,6 +174,8 @@ class _Package:
 
     def _unpack(self, folder: str, *, is_named: bool) -> Unpacked:
         total = os.fstat(self.fd).st_size
+        if self.file != STDIN:
+            self._require_no_disk()
         source = streams.Source(self.fd, self.label)
         try:
             with progress.Progress(self.io, f"unpacking {self.label}", total, source.position) as shown:
@@ -185,6 +191,18 @@ class _Package:
                 return unpack(source.read, self.label, folder, checkpoint, begun)
         finally:
             source.close()
+
+    def _require_no_disk(self) -> None:
+        """Refuse the image of a disk with the command that takes it."""
+        try:
+            kind = image.header(self.file).format
+        except (OSError, ImageError):  # it is looked at as a package
+            return
+        if kind != "raw" or os.path.splitext(self.file)[1].lower() in (".raw", ".img", ".iso"):
+            raise ImageError(
+                f"{self.label}: it is an image of a disk, not a package",
+                hint=f"`qvm create NAME --from {quote(self.file)}` makes a machine of it",
+            )
 
 
 def _shown(names: list[str]) -> str:

@@ -5,6 +5,7 @@ move(vm, "/big/vms/web")      # Moved
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -16,12 +17,17 @@ from qvmsh.machine import programs, registry, state
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import Progress, size
+from qvmsh.machine.restore.new_identity import WORDS
 from qvmsh.machine.shelf import delete, own_files, trash
 from qvmsh.machine.shelf.reports import Moved
+from qvmsh.machine.storage import supplies, volumes
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
+from qvmsh.qemu import drives as qemu_drives
 from qvmsh.qemu import image, qemuimg
 
+PATHS = ("VM_ARCHIVE", "VM_CDROM", "VM_INCLUDE", "VM_INITRD", "VM_KERNEL", "VM_SSH_IDENTITY")
+"""The variables that may name a file outside the directory."""
 SPARE_BYTES = 16 << 20
 """Free space that a copy leaves."""
 
@@ -48,6 +54,7 @@ def move(vm: BaseMachine, directory: str) -> Moved:
         state.require_off(vm, state.observe(vm), "move")
         _require_place(vm, target)
         delete.require_no_dependents(vm, own_files.of(vm), "move")
+        _require_same_files(vm, target)
         try:
             os.rename(was, target)
         except OSError as error:
@@ -70,6 +77,31 @@ def _require_place(vm: BaseMachine, target: str) -> None:
         raise UsageError(f"move: there is no directory {above}", machine=vm.name, hint="create it first")
     if os.path.realpath(above).startswith(os.path.realpath(vm.directory) + os.sep):
         raise UsageError(f"move: {target} is inside the machine's own directory", machine=vm.name)
+
+
+def _require_same_files(vm: BaseMachine, target: str) -> None:
+    """Refuse where a path that leads out of the directory would mean another file from the new place.
+
+    Raises:
+        StateError: there is one, in the settings or in an image.
+    """
+    if os.path.realpath(os.path.dirname(target)) == os.path.dirname(os.path.realpath(vm.directory)):
+        return
+    settings = vm.settings
+    named = [(name, settings.text(name)) for name in PATHS]
+    named += [("VM_DISKS", each.name) for each in supplies.additional_disks(vm)]
+    for variable in WORDS:
+        named += [(variable, each.file) for each in qemu_drives.drives(settings.words(variable))]
+    for disk in volumes.configured(vm, is_to_come=True):
+        with contextlib.suppress(OSError, QvmError):
+            if header := image.header(disk.path, disk.format):
+                named.append((f"the image {disk.name}", header.backing))
+    for name, path in named:
+        if os.path.normpath(path).startswith(os.pardir + os.sep):
+            raise StateError(
+                f"cannot move: {name} names {path}, which would be another file there", machine=vm.name,
+                hint=f"name it by its whole path first: {os.path.normpath(os.path.join(vm.directory, path))}",
+            )  # fmt: skip
 
 
 def _copy(vm: BaseMachine, target: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.host import files as host_files
-from qvmsh.machine import identity, registry, state
+from qvmsh.machine import copies, identity, registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import new_identity
 from qvmsh.machine.shelf.reports import Renewed
@@ -16,12 +16,19 @@ from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.work.lock import work_lock
 
 
-def renew(vm: BaseMachine) -> Renewed:
+def renew(vm: BaseMachine, *, is_sure: bool) -> Renewed:
     """Give the machine another uuid, number, address and ports; its name and its disks stay.
+
+    Args:
+        is_sure: do not ask where it is no copy.
 
     Raises:
         StateError: it is not off. Nothing changed.
+        UsageError, QvmError: it was not confirmed. Nothing changed.
     """
+    if not copies.original(vm):
+        what = f"{vm.name} is no copy of another machine: its uuid, number and addresses change.\nRenew it?"
+        vm.io.require_yes(what, is_given=is_sure, what="renew")
     notes: list[str] = []
     with work_lock(vm, "renew"):
         state.require_off(vm, state.observe(vm), "renew")

@@ -117,6 +117,8 @@ class Source:
             if not data:
                 break
             self._head += data
+        if not self._head:
+            raise ImageError(f"{label}: it is empty", hint="get the package again")
         self.kind = next((kind for magic, kind in _MAGICS if self._head.startswith(magic)), "")
         self._child: subprocess.Popen[bytes] | None = None
         self._from = fd

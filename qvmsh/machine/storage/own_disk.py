@@ -6,7 +6,7 @@ import os
 
 from qvmsh.config import devices
 from qvmsh.config.variables import FORMATS
-from qvmsh.errors import ImageError, UsageError
+from qvmsh.errors import ImageError, QvmError, UsageError
 from qvmsh.machine.storage import supplies
 
 TYPE_CHECKING = False
@@ -56,6 +56,30 @@ def has_disk(vm: BaseMachine) -> bool:
     if settings.boolean("VM_USE_SNAPSHOTS"):
         names += [settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in ("SEED", "BASE")]
     return any(os.path.lexists(os.path.join(vm.directory, name)) for name in names)
+
+
+def is_empty(vm: BaseMachine) -> bool:
+    """True if nothing was ever written to the machine's disk, so that no system can boot from it."""
+    from qvmsh.host import files
+    from qvmsh.machine.storage import chain
+    from qvmsh.qemu import qcow2
+
+    if is_by_hand(vm):
+        return False
+    name = disk_name(vm)
+    try:
+        for each in chain.layers(name, image_format(vm, name), vm.name, vm.directory):
+            path = os.path.join(vm.directory, each.path)
+            if each.format == "qcow2":
+                if not qcow2.is_empty(path):
+                    return False
+                continue
+            with open(files.opened(path), "rb") as file:
+                if each.format != "raw" or any(True for _ in files.extents(file.fileno())):
+                    return False
+    except (OSError, QvmError):
+        return False
+    return True
 
 
 def is_by_hand(vm: BaseMachine) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
+from qvmsh.config import layers
 from qvmsh.config.words import quote
 from qvmsh.errors import LockedError, QvmError, StateError
 from qvmsh.host import locks, process
@@ -35,11 +36,13 @@ def work_lock(vm: BaseMachine, what: str, *, is_looking: bool = False) -> locks.
         is_looking: `what` must not run what the machine's files name; see `programs`.
 
     Raises:
-        ConfigError: the machine's files are somebody else's, and were not accepted.
+        ConfigError: there is no machine, or its files are somebody else's and were not accepted.
         StateError: an archive would be changed in place.
         LockedError: another command is working on it; the text says which.
         QvmError: interrupted work cannot be completed.
     """
+    if not os.path.lexists(vm.files.vmrc):  # nothing is left in a directory that is no machine
+        raise layers.missing(vm.directory)
     if not is_looking:
         programs.require_accepted(vm)
     if what not in SPARES_DISKS:

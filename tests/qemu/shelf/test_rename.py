@@ -141,3 +141,40 @@ def test_rename_killed_at_each_step_is_completed(blank: Blank, world: World) -> 
     else:
         pytest.fail("it never came to its end")
     require_works(Vm(world, world.home / name), name)
+
+
+def test_move_refuses_paths_that_would_mean_other_files(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    shared = world.home / "shared"
+    shared.mkdir()
+    (world.home / "deep/er").mkdir(parents=True)
+    for name in ("data.qcow2", "gold.qcow2"):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", shared / name, "1M"], check=True)
+    vm.set(VM_DISKS="../shared/data.qcow2")
+    result = world.run("move", "web", "deep/er/web")
+    assert (result.status, "VM_DISKS names ../shared/data.qcow2" in result.err) == (3, True), result
+    vm.set(VM_DISKS="mine.qcow2")
+    words = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "../shared/gold.qcow2", "mine.qcow2"]
+    subprocess.run(["qemu-img", *words], cwd=vm.directory, check=True)
+    result = world.run("move", "web", "deep/er/web")
+    assert (result.status, "the image mine.qcow2 names ../shared/gold.qcow2" in result.err) == (3, True), (
+        result
+    )
+    assert world.run("move", "web", "beside").status == 0  # there the paths mean the same files
+    assert Vm(world, world.home / "beside").ok("disk", "check").status == 0
+
+
+def test_rename_and_move_through_a_link_act_on_the_directory(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    link = world.home / "link"
+    link.symlink_to(vm.directory)
+    result = world.run("rename", "./link", "mail")
+    assert result.status == 0, result
+    assert (world.home / "mail/mail-base.qcow2").exists()
+    assert not vm.directory.exists()
+    other = world.home / "other"
+    other.symlink_to(world.home / "mail")
+    assert world.run("delete", "-y", "./other").status == 0
+    assert not (world.home / "mail").exists()
+    assert world.run("undelete", "mail").status == 0
+    assert (world.home / "mail/mail-base.qcow2").exists()

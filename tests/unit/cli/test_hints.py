@@ -26,6 +26,8 @@ def test_hint_of_another_tool_is_a_line_that_parses(word: str) -> None:
     assert word not in COMMANDS
     assert word not in ALIASES
     for line in hints.OTHER_TOOLS[word].split("|"):
+        if line == "-V":
+            continue
         found = parse.verb_of(line.split())
         assert found is not None, line
         verb, count = found

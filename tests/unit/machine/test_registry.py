@@ -65,7 +65,7 @@ def test_directory_that_is_gone_is_missing_until_pruned(tmp_path: Path, environ:
     shutil.rmtree(directory)
     assert shown(environ) == [("demo", "missing"), ("other", "stopped")]
     assert "qvm list --prune" in str(listing.known_machines(environ))
-    with pytest.raises(UsageError, match="no machine is known as 'demo'"):
+    with pytest.raises(UsageError, match="the directory of demo is missing"):
         known.find("demo", environ)
     known.forget_missing(environ)
     assert shown(environ) == [("other", "stopped")]

@@ -6,7 +6,7 @@ import os
 
 from qvmsh.commands import command
 from qvmsh.io import QUIET
-from qvmsh.machine.shelf.reports import Deleted, Pruned, Undeleted
+from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,11 +39,14 @@ def delete(vm: BaseMachine, *, now: bool = False, yes: Annotated[bool, Opt("-y")
 
 
 @command(group="images")
-def undelete(name: Annotated[str | None, Opt(complete="deleted")] = None, *, io: Io = QUIET) -> Undeleted:
+def undelete(
+    name: Annotated[str | None, Opt(complete="deleted")] = None, *, list: bool = False, io: Io = QUIET
+) -> Undeleted | Trashed:
     """Take a deleted machine back out of the trash, to where it was.
 
     Args:
         name: the machine's name; of several with one name the latest. Default: the latest deleted one.
+        list: only list what is in the trash, the latest first.
 
     Raises:
         UsageError: it is not in the trash.
@@ -51,7 +54,7 @@ def undelete(name: Annotated[str | None, Opt(complete="deleted")] = None, *, io:
     """
     from qvmsh.machine.shelf import delete
 
-    return delete.undelete(name, os.environ, io)
+    return delete.in_trash(name, os.environ) if list else delete.undelete(name, os.environ, io)
 
 
 @command(group="images")

@@ -39,6 +39,17 @@ class Mounts:
             self._answers[point] = _answers(point)
         return None if self._answers[point] else point
 
+    def silent_file(self, folder: str, name: str) -> str | None:
+        """The same for a file in a folder, and for what it is a link to."""
+        point = self.silent(folder)
+        if point or _REMOTE.isdisjoint(self._kinds.values()):
+            return point
+        try:
+            target = os.readlink(os.path.join(folder, name))
+        except OSError:
+            return None
+        return self.silent(os.path.normpath(os.path.join(folder, target)))
+
 
 def _kinds() -> dict[str, str]:
     """The kind of file system by mount point, the uppermost where several are at one place."""

@@ -120,7 +120,7 @@ def rows(environ: Mapping[str, str]) -> list[Known]:
     found: dict[str, Known] = {}
     mounted = mounts.Mounts()
     for name, place, directory in _noted(environ):
-        known = Known(name, place, directory, mounted.silent(directory) or "")
+        known = Known(name, place, directory, mounted.silent_file(directory, ".vmrc") or "")
         found.pop(known.directory, None)
         found[known.directory] = known
     return list(found.values())
@@ -166,8 +166,10 @@ def directories(environ: Mapping[str, str]) -> list[str]:
 def in_the_trash(environ: Mapping[str, str]) -> list[str]:
     """The directory of each deleted machine (`shelf.trash`)."""
     folder = os.path.join(data_folder(environ) or "", "trash")
+    mounted = mounts.Mounts()
     try:
-        return [os.path.realpath(os.path.join(folder, name)) for name in os.listdir(folder)]
+        names = [name for name in os.listdir(folder) if not mounted.silent_file(folder, name)]
+        return [os.path.realpath(os.path.join(folder, name)) for name in names]
     except OSError:
         return []
 

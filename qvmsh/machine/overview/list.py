@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError, UsageError, printable
-from qvmsh.host import process
+from qvmsh.host import mounts, process
 from qvmsh.machine import copies, registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.overview import facts
@@ -17,7 +17,7 @@ from qvmsh.machine.reports import Report, lasting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from qvmsh.machine.launch_record import LaunchRecord
@@ -188,7 +188,7 @@ def known_machines(
 def _wanted(names: Sequence[str], tree: str | None, environ: Mapping[str, str]) -> list[registry.Known]:
     """The machines to look at; the name of each is the last known one."""
     if tree is not None:
-        rows = [registry.Known(os.path.basename(each), "", each) for each in below(tree)]
+        rows = _looked_at(below(tree))
         if not names:
             return rows
         from fnmatch import fnmatchcase
@@ -200,8 +200,16 @@ def _wanted(names: Sequence[str], tree: str | None, environ: Mapping[str, str]) 
     for word in names:
         is_many = registry.is_pattern(word)
         places += registry.matching(word, environ) if is_many else [registry.resolve(word, environ)]
-    wanted = dict.fromkeys(map(os.path.abspath, places))
-    return [registry.Known(os.path.basename(each), "", each) for each in wanted]
+    return _looked_at(dict.fromkeys(map(os.path.abspath, places)))
+
+
+def _looked_at(places: Iterable[str]) -> list[registry.Known]:
+    """Directories as rows of the list; one whose file system does not answer says so."""
+    mounted = mounts.Mounts()
+    return [
+        registry.Known(os.path.basename(each), "", each, mounted.silent_file(each, ".vmrc") or "")
+        for each in places
+    ]
 
 
 def below(tree: str, depth: int = DEPTH) -> list[str]:
@@ -210,11 +218,17 @@ def below(tree: str, depth: int = DEPTH) -> list[str]:
     Raises:
         UsageError: it is not a directory.
     """
+    mounted = mounts.Mounts()
+    if point := mounted.silent(os.path.abspath(tree)):
+        raise UsageError(f"list: --tree {tree}: {point} does not answer", hint=SILENT)
     if not os.path.isdir(tree):
         raise UsageError(f"list: --tree {tree}: not a directory")
     found, left = [], [(os.path.abspath(tree), depth)]
     while left:
         directory, rest = left.pop()
+        if mounted.silent(directory):  # a row says so
+            found.append(directory)
+            continue
         if os.path.lexists(os.path.join(directory, ".vmrc")):
             found.append(directory)
         elif rest:

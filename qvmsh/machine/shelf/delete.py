@@ -15,9 +15,9 @@ from qvmsh.errors import QvmError, StateError, UsageError
 from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
-from qvmsh.machine.reports import lasting, plural
+from qvmsh.machine.reports import lasting, plural, stamp
 from qvmsh.machine.shelf import own_files, trash
-from qvmsh.machine.shelf.reports import Deleted, Pruned, Undeleted
+from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted
 from qvmsh.machine.storage import dependents, volumes
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
@@ -157,6 +157,19 @@ def undelete(name: str | None, environ: Mapping[str, str], io: Io) -> Undeleted:
     vm = BaseMachine(entry.directory, io=io, environ=environ)
     registry.remember(vm)
     return Undeleted(entry.name, entry.directory)
+
+
+def in_trash(name: str | None, environ: Mapping[str, str]) -> Trashed:
+    """What is in the trash, or what of that name, the latest first."""
+    found = [each for each in trash.entries(environ) if name in (None, each.name)]
+    rows = [
+        {
+            "machine": each.name, "deleted": stamp(each.since), "directory": each.directory,
+            "used_bytes": own_files.used_bytes(each.path, os.listdir(each.path)),
+        }
+        for each in reversed(found)
+    ]  # fmt: skip
+    return Trashed(rows)
 
 
 def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: Io) -> Pruned:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from qvmsh.machine.progress import size
-from qvmsh.machine.reports import Report, plural
+from qvmsh.machine.reports import Report, plural, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 
 class Deleted(Report):
@@ -73,6 +74,26 @@ class Undeleted(Report):
         return [f"{self.machine}: back in {self.directory}"]
 
 
+class Trashed(Report):
+    """Result of `undelete --list`.
+
+    Args:
+        machines: `machine`, `deleted` (when), `directory` (where it was) and `used_bytes` of each.
+    """
+
+    __slots__ = ("machines",)
+
+    def __init__(self, machines: Sequence[dict[str, Any]]) -> None:
+        self.machines = list(machines)
+
+    def shown(self) -> list[str]:
+        return [
+            f"{each['machine']}: deleted {shown(each['deleted'])}, {size(each['used_bytes'])}, it was in "
+            f"{each['directory']}"
+            for each in self.machines
+        ]
+
+
 class Pruned(Report):
     """Result of `prune`.
 
@@ -91,7 +112,7 @@ class Pruned(Report):
 
     def shown(self) -> list[str]:
         if not self.machines:
-            return [f"nothing to remove; {plural(self.left, 'machine')} in the trash"]
+            return [f"nothing to remove; {plural(self.left, 'machine')} in the trash (`undelete --list`)"]
         names = ", ".join(self.machines)
         return [
             f"removed {names}: {size(self.freed_bytes)} freed; {plural(self.left, 'machine')} in the trash"

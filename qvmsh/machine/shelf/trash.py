@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from qvmsh.errors import QvmError, StateError
 from qvmsh.host import files as host_files
-from qvmsh.host import process
+from qvmsh.host import mounts, process
 from qvmsh.machine import registry
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.work import creation_folder
@@ -79,8 +79,10 @@ def entries(environ: Mapping[str, str]) -> list[Entry]:
         names = sorted(os.listdir(first))
     except OSError:
         return []
-    found = []
+    found, mounted = [], mounts.Mounts()
     for name in names:
+        if mounted.silent_file(first, name):
+            continue
         path = os.path.join(first, name)
         is_link = os.path.islink(path)
         place = os.path.realpath(path) if is_link else path

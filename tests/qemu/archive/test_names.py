@@ -29,7 +29,8 @@ def test_device_plugged_in_later_is_left_out_and_states_stay(blank: Blank, tmp_p
     vm = blank()
     vm.ok("start", "--no-wait")
     first = make_archive(vm)
-    vm.ok("qmp", "blockdev-add", '{"driver":"host_device","filename":"/dev/zero","node-name":"x"}')
+    node = {"driver": "host_device", "filename": "/dev/zero", "node-name": "x", "locking": "off"}
+    vm.ok("qmp", "blockdev-add", json.dumps(node))  # the host's other QEMUs may have a lock on it
     vm.ok("qmp", "device_add", '{"driver":"virtio-blk-pci","drive":"x","id":"xx"}')
     second = make_archive(vm)
     assert "/dev/zero is not in the archive: it is not a file" in second["notes"]

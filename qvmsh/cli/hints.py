@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from qvmsh.cli.parse import Bound
+
 OTHER_TOOLS = {
     "attach": "console",
     "backup": "archive",
@@ -131,6 +133,19 @@ def for_turned_words(words: Sequence[str]) -> str | None:
         flag = "-C" if os.path.lexists(os.path.join(first, ".vmrc")) else "-M"
         line = f"qvm {flag} {quote(first)} {verb} {rest}".rstrip()
     return f"the verb comes first: `{line}`"
+
+
+def for_named_machine(bound: Bound) -> str | None:
+    """The hint for `qvm ssh web` where there is no machine: its first word is one."""
+    from qvmsh.config.words import quote
+
+    verb, first = bound.entry.verb, bound.words[0]
+    if not _is_machine(first):
+        return None
+    if bound.entry.words == "first":
+        return f"`qvm {verb} {quote(first)} NEW`"
+    flag = "-C" if os.path.lexists(os.path.join(first, ".vmrc")) else "-M"
+    return f"`qvm {flag} {quote(first)} {' '.join([verb, *map(quote, bound.words[1:])])}`"
 
 
 def _is_machine(word: str) -> bool:

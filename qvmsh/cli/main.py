@@ -282,9 +282,13 @@ class Call:
         here = "/" if directory is not None and os.path.isabs(directory) else _current_folder()
         try:
             return locate.find(directory, os.environ, here)
-        except QvmError:
+        except QvmError as error:
             if directory is None and bound.entry.machine == "optional":
                 return None
+            if directory is None and bound.words:
+                from qvmsh.cli import hints
+
+                error.hint = hints.for_named_machine(bound) or error.hint
             raise
 
     def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> BaseMachine | None:

@@ -76,7 +76,9 @@ def missing(directory: str) -> ConfigError:
             hint = f"there is one above: `qvm -C {above} ...`"
             break
         if above == os.path.dirname(above):
-            hint = "`cd` to a machine's directory, or use -C; `qvm create NAME --image tiny` creates one"
+            hint = (
+                "`cd` to a machine's directory, or name one: -M NAME, -C DIR; `qvm create NAME` creates one"
+            )
             break
         above = os.path.dirname(above)
     if not os.path.isdir(directory):

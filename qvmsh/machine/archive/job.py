@@ -58,6 +58,11 @@ class Job:
     def store(self) -> Store:
         return self.index.store
 
+    @property
+    def doing(self) -> str:
+        """What a person is told meanwhile."""
+        return "reading" if self.is_passed_on else "archiving"
+
     def require_room(self, paths: Sequence[str]) -> None:
         """Refuse files that cannot fit into the store; how much they take compressed is not known.
 

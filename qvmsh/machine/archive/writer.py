@@ -272,7 +272,7 @@ class Writer:
         )  # fmt: skip
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
         qemuimg.run(programs.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
-        self._put(part, path, self.job.wish.compress, title=f"archiving changes of {drive.name}")
+        self._put(part, path, self.job.wish.compress, title=f"{self.job.doing} changes of {drive.name}")
         part.source_mtime_ns = 0
         self.point.parts.append(part)
         if drive.role == self.taken[0].role and earlier:
@@ -307,7 +307,7 @@ class Writer:
         name = part.name if self.is_new else part.name + PART
         if not self.is_new:
             self._renames.append(part.name)  # before its first byte, so that `_undo` knows it
-        title = title or f"archiving {os.path.basename(path)}"
+        title = title or f"{self.job.doing} {os.path.basename(path)}"
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             status = os.fstat(fd)
@@ -364,7 +364,7 @@ class Writer:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             with open(fd, "wb") as file:
                 pack(self.vm, self.settings.names, file, without=self.job.wish.delvm)
-            self._put(part, path, "", title="archiving the settings")
+            self._put(part, path, "", title=f"{self.job.doing} the settings")
         self.point.parts.append(part)
 
     def _require_at_rest(self) -> None:

@@ -120,12 +120,16 @@ def _export(args: list[str], stdout: TextIO | None = None, stderr: TextIO | None
     for word in words:
         name, mark, value = word.partition("=")
         if not name.isidentifier():
-            print(f"export: {name!r} is not a name; `export NAME=value`", file=stderr or sys.stderr)
+            text = f"export: {name!r} is not a name; `export NAME=value`; `vm export` packs a machine"
+            print(text, file=stderr or sys.stderr)
             return 2
         if mark:
             XSH.env[name] = _unquoted(value)
         elif name in XSH.ctx:  # `name = value` was Python's
             XSH.env[name] = str(XSH.ctx[name])
+        elif name not in XSH.env:
+            text = f"export: there is no variable {name}; `vm export {name}` packs a machine"
+            print(text, file=stderr or sys.stderr)
     if not words:
         for name, value in sorted(XSH.env.detype().items()):
             print(f"export {name}={quote(value)}", file=stdout or sys.stdout)

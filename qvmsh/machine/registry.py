@@ -386,7 +386,7 @@ def find(name: str, environ: Mapping[str, str]) -> str:
         if row.name == name:
             raise UsageError(
                 f"the directory of {name} is missing: {row.directory}",
-                hint="if it was moved, `qvm -C DIR status` finds it; `qvm list --prune` forgets it",
+                hint="if it was moved, `qvm -C DIR start` makes it known; `qvm list --prune` forgets it",
             )
     raise UsageError(f"no machine is known as {name!r}", hint=_known(found, name))
 

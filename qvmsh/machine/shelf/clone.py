@@ -27,6 +27,7 @@ from qvmsh.machine.guest import renewal
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import new_identity, new_machine
+from qvmsh.machine.shelf import linked
 from qvmsh.machine.shelf.reports import Cloned
 from qvmsh.machine.snapshot import of_s2e
 from qvmsh.machine.storage import own_disk
@@ -81,9 +82,13 @@ def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
             os.chmod(folder.path, os.stat(vm.directory).st_mode & 0o755 | 0o700)
             point, laid = _made(vm, folder.path, name, final, wish)
             part = BaseMachine(folder.path, environ=vm.environ)
+            if wish.is_linked:
+                linked.note(part, vm.directory)
             with identity.settled(part, is_fixed=wish.keeps_identity):
                 folder.put_in_place()
                 registry.remember(BaseMachine(final, environ=vm.environ))
+            if wish.is_linked:
+                linked.add(vm.directory, final)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final in (error.filename, error.filename2):
             raise UsageError(f"clone: another command has just created {name}") from None

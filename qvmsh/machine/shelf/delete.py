@@ -16,7 +16,7 @@ from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import lasting, plural, stamp
-from qvmsh.machine.shelf import own_files, trash
+from qvmsh.machine.shelf import linked, own_files, trash
 from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted
 from qvmsh.machine.storage import dependents, volumes
 from qvmsh.machine.work import creation_folder
@@ -95,6 +95,7 @@ def require_no_dependents(vm: BaseMachine, content: Content, what: str) -> None:
     Raises:
         StateError: there is one; the text names its machine.
     """
+    linked.require_found(vm, what)
     here = os.path.realpath(vm.directory) + os.sep
     own = [each.path for each in volumes.configured(vm, is_to_come=True)]
     own += [os.path.join(vm.directory, each) for each in content.own]

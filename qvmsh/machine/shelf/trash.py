@@ -25,6 +25,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import mounts, process
 from qvmsh.machine import registry
 from qvmsh.machine.journal import Kind, Record
+from qvmsh.machine.shelf import linked
 from qvmsh.machine.work import creation_folder
 
 TYPE_CHECKING = False
@@ -276,6 +277,7 @@ def remove(entry: Entry) -> None:
     """
     above = os.path.dirname(entry.path)
     going = os.path.join(above, f"{REMOVING}{os.urandom(4).hex()}")
+    linked.forget(entry.path)
     os.rename(entry.path, going)
     if entry.link:
         host_files.remove(entry.link)
@@ -301,6 +303,7 @@ def remove_tree(path: str, name: str) -> None:
 def remove_beside(vm: BaseMachine) -> None:
     """Remove a machine's whole directory without the trash, which needs room; the work lock is held."""
     going = os.path.join(os.path.dirname(vm.directory), f"{REMOVING}{os.urandom(4).hex()}")
+    linked.forget(vm.directory)
     _rename(vm.directory, going)
     remove_tree(going, vm.name)
     registry.forget(vm.directory, vm.environ)  # before, the list would follow the renamed directory

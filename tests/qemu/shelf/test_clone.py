@@ -179,3 +179,26 @@ def test_clone_killed_at_each_step_is_whole_or_nothing(blank: Blank, world: Worl
         assert {path.name: path.read_bytes() for path in vm.directory.glob("*.qcow2")} == before, step
     else:
         pytest.fail("it never came to its end")
+
+
+def test_linked_clone_in_an_unknown_place_keeps_its_base(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    vm.ok("clone", "../mail", "--linked")
+    (world.home / "far").mkdir()
+    (world.home / "mail").rename(world.home / "far/mail")
+    for words in (["delete", "-y", "--now"], ["delete", "-y"], ["rename", "new"], ["move", "../new"]):
+        refused = vm.qvm(*words)
+        assert (refused.status, "a linked clone of it is not in" in refused.err) == (3, True), refused
+        assert (vm.directory / "web-base.qcow2").exists()
+    moved = Vm(world, world.home / "far/mail")
+    moved.ok("start", "--no-wait")
+    moved.ok("kill")
+    refused = vm.qvm("delete", "-y", "--now")
+    assert (refused.status, "mail-backing.qcow2 is backed by" in refused.err) == (3, True), refused
+    subprocess.run(["cp", "-r", "mail", "twin"], cwd=world.home / "far", check=True)
+    Vm(world, world.home / "far/twin").ok("renew")
+    moved.ok("delete", "-y", "--now")
+    refused = vm.qvm("delete", "-y", "--now")
+    assert (refused.status, "far/twin" in refused.err) == (3, True), refused
+    Vm(world, world.home / "far/twin").ok("delete", "-y", "--now")
+    vm.ok("delete", "-y", "--now")

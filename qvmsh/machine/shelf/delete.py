@@ -11,7 +11,7 @@ import os
 import time
 
 from qvmsh.config.words import quote
-from qvmsh.errors import QvmError, StateError, UsageError
+from qvmsh.errors import ConfigError, QvmError, StateError, UsageError
 from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
@@ -40,7 +40,11 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
         UsageError, QvmError: it was not confirmed. Nothing has been changed.
     """
     vm = own_files.real(vm)
-    content = own_files.of(vm)
+    try:
+        content = own_files.of(vm)
+    except ConfigError as error:  # what is the machine's own cannot be known
+        error.hint = f"mend it first; or `rm -r {quote(vm.directory)}`, which removes all that is in there"
+        raise
     _require_free(vm, content)
     used = own_files.used_bytes(vm.directory, content.own)
     vm.io.require_yes(_question(vm, content, used, is_now=is_now), is_given=is_sure, what="delete")

@@ -39,6 +39,8 @@ def of_new(text: str) -> int:
     Raises:
         UsageError: it is not a size.
     """
-    if text.isdecimal():
+    if text.strip()[:1] in ("+", "-"):
+        raise UsageError(f"{text}: a new disk has no size to change", hint=f"{text.strip()[1:]} is a size")
+    if text.isdecimal() and int(text):
         raise UsageError(f"{text}: a size needs a unit", hint=f"{text}M or {text}G")
     return bytes_of(text)

@@ -110,7 +110,7 @@ def test_start_and_stop_follow_what_machines_require(blank: Blank, world: World)
     assert nothing.err == "qvm: stop: nothing to do for any of the machines that are meant\n"
     vms["db"].ok("start", "--no-wait")
     done = world.run("start", "db", "web", "--no-wait")  # db runs already, which is what web requires
-    assert (done.status, done.out.count("started")) == (3, 1), done
+    assert (done.status, done.out.count("QEMU runs")) == (3, 1), done
     vms["web"].ok("kill")
     done = world.run("stop", "db", "web", "--force", "--timeout", "0")
     assert (done.status, done.out.startswith("db: powered off")) == (3, True), done

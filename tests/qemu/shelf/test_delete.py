@@ -129,7 +129,8 @@ def test_undelete_takes_the_latest_of_a_name(blank: Blank, world: World) -> None
     assert f"{first.directory} is taken" in result.err
     result = world.run("undelete", "mail")
     assert (result.status, "hint: in the trash: web" in result.err) == (2, True)
-    assert world.run("prune", "-y").out == "nothing to remove; 1 machine in the trash\n"
+    assert world.run("prune", "-y").out == "nothing to remove; 1 machine in the trash (`undelete --list`)\n"
+    assert world.run("undelete", "--list").out.startswith("web: deleted ")
     assert world.run("prune", "--older", "0").status == 2
     assert world.run("prune", "--older", "0", "-y").out.startswith("removed web: ")
     assert trash(world) == []
@@ -204,7 +205,7 @@ def test_verbs_on_a_full_disk_lose_nothing(world: World, tmp_path: Path) -> None
                 file.write(bytes(4096))
                 file.flush()
         before = tree(vm)
-        for words in (("rename", "web", "mail"), ("clone", "web", small / "mail"), ("renew", "web")):
+        for words in (("rename", "web", "mail"), ("clone", "web", small / "mail"), ("renew", "-y", "web")):
             result = world.run(*words)
             assert (result.status, "No space left on device" in result.err) == (1, True), result
             assert tree(vm) == before

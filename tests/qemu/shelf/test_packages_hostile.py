@@ -105,7 +105,7 @@ def test_package_cut_off_anywhere_is_refused(vm: Vm, package: Path) -> None:
     for data in (whole, plain):
         for part in range(10):
             cut.write_bytes(data[: len(data) * part // 10 + (part > 0)])
-            require_refused(vm, cut, "truncated", "damaged", "no file")
+            require_refused(vm, cut, "truncated", "damaged", "no file", "empty")
     cut.write_bytes(plain[:-512])
     require_refused(vm, cut, "truncated")
     cut.write_bytes(whole[:-1])

@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from types import FrameType
 from typing import Any
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
@@ -38,7 +38,7 @@ ANSWER_S = 2.0
 
 
 class Kept:
-    """SIGINT and SIGTERM, kept from the loop until they are taken, or the block ends.
+    """SIGINT, SIGTERM and SIGHUP, kept from the loop until they are taken, or the block ends.
 
     Their handlers mostly raise, which must not happen in the middle of the loop. The mask of
     `process.Shielded` is not enough: the loop could not see what it holds back.
@@ -46,21 +46,21 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self._came: list[tuple[int, FrameType | None]] = []
+        self._came: list[int] = []
         self._before: dict[int, Any] = {}
 
-    def _keep(self, number: int, frame: FrameType | None) -> None:
-        self._came.append((number, frame))
+    def _keep(self, number: int, _frame: object) -> None:
+        self._came.append(number)
 
     def deliver(self) -> None:
         """Call the handlers of those that have come; what these raise is raised here."""
         while self._came:
-            number, frame = self._came.pop(0)
-            self._before[number](number, frame)
+            number = self._came.pop(0)
+            self._before[number](number, sys._getframe())
 
     def __enter__(self) -> Kept:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 before = signal.getsignal(number)
                 if callable(before):
                     self._before[number] = before

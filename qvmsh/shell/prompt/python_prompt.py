@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import signal
 import sys
 import threading
 
@@ -52,6 +53,7 @@ def run_prompt(context: Context, first: First | None = None) -> int:
     """
     context.export()
     received = calls.catch_signals()
+    signal.signal(signal.SIGQUIT, lambda *_: None)  # Ctrl-\\ is for programs, which have the default again
     context.lines = Lines(context, is_python=True)
     namespace = _namespace(context, first)
     breakpoints.install(context)

@@ -79,6 +79,7 @@ def run_prompt(
     history.spare_xonsh_folders()
     engine.load(["-i"] if has_rc else ["-i", "--no-rc"])
     received = calls.catch_signals(jobs.hup_all_jobs)  # xonsh would leave with status 1 and 15
+    signal.signal(signal.SIGQUIT, lambda *_: None)  # Ctrl-\\ is for programs, which have the default again
     base_shell.BaseShell.restore_tty_sanity = PromptToolkitShell.restore_tty_sanity = _leave_terminal
     status = 0
     try:

@@ -16,7 +16,7 @@ import threading
 
 from qvmsh.errors import Terminated
 from qvmsh.io import isatty
-from qvmsh.shell.session import ui
+from qvmsh.shell.session import calls, ui
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,13 +79,12 @@ def stop(context: Context, frame: FrameType, *words: Any, **more: Any) -> object
 
 def _leaving(handler: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
     """A handler whose `Terminated` leaves a prompt: asyncio swallows all but SystemExit."""
-    from qvmsh.shell.session.calls import Leaving
 
     def leave(number: int, frame: FrameType | None) -> None:
         try:
             handler(number, frame)
         except Terminated:
-            raise Leaving(number) from None
+            calls.leave(number, frame)
 
     return leave
 

@@ -21,7 +21,8 @@ from qvmsh.shell.session.io import SessionIo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, NoReturn, TextIO
+    from types import FrameType
+    from typing import Any, TextIO
 
     from qvmsh.cli.parse import Bound
     from qvmsh.io import Io
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 FOREIGN = ("cmd", "logs", "qmp", "serial", "stderr", "stdout")
 """Commands whose output is QEMU's or the guest's."""
-
 
 ending = threading.Event()
 """Set when a signal ends the session: words that still run are ended."""
@@ -44,8 +44,20 @@ class Leaving(Terminated, SystemExit):
         super().__init__(128 + number)
 
 
+def leave(number: int, frame: FrameType | None) -> None:
+    """Raise `Leaving`: at once, or as the next step of the event loop whose own code `frame` is.
+
+    There it would take a step of the loop with it, and a task might wait for that step for ever.
+    """
+    loop = sys.modules["asyncio"]._get_running_loop() if "asyncio" in sys.modules else None
+    module = frame.f_globals.get("__name__", "").partition(".")[0] if frame else ""
+    if loop is None or module not in ("asyncio", "selectors", "weakref", "_weakrefset"):
+        raise Leaving(number)
+    loop.call_soon_threadsafe(leave, number, None)
+
+
 def catch_signals(before_leaving: Callable[[], object] = lambda: None) -> list[int]:
-    """Let a closed terminal and SIGTERM, and nothing else, end the session, by `Leaving` in the main thread.
+    """Let a closed terminal and SIGTERM end the session, by `Leaving` in the main thread.
 
     Args:
         before_leaving: called first.
@@ -55,15 +67,14 @@ def catch_signals(before_leaving: Callable[[], object] = lambda: None) -> list[i
     """
     received: list[int] = []
 
-    def leave(number: int, _frame: object) -> NoReturn:
+    def end(number: int, frame: FrameType | None) -> None:
         received.append(number)
         ending.set()
         before_leaving()
-        raise Leaving(number)
+        leave(number, frame)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
-    signal.signal(signal.SIGQUIT, lambda *_: None)  # Ctrl-\\ is for programs, which have the default again
+        signal.signal(number, end)
     return received
 
 

@@ -28,7 +28,6 @@ from qvmsh.shell.xonsh.engine import Engine
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
 
     from qvmsh.shell.session.context import Context
 
@@ -53,7 +52,7 @@ def run_xonsh(context: Context, source: str, name: str, argv: Sequence[str]) -> 
         XSH.ctx["__file__"] = name
         XSH.env["XONSH_SOURCE"] = name
         sys.path.insert(0, os.path.dirname(name))
-    _catch_signals()
+    calls.catch_signals(_end_children)
     breakpoints.install(context)
     atexit.register(_collect)
     gc.freeze()
@@ -89,18 +88,6 @@ def _not_run() -> int:
     if last is None or last.proc is not None or callable(last.spec.alias):
         return 0
     return report.EXIT_NOT_EXECUTABLE if last.spec.binary_loc else report.EXIT_NOT_FOUND
-
-
-def _catch_signals() -> None:
-    """SIGTERM and SIGHUP end the script at once, with what it runs at the moment."""
-
-    def terminate(number: int, _frame: object) -> NoReturn:
-        calls.ending.set()
-        _end_children()
-        raise calls.Leaving(number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, terminate)
 
 
 def _end_children() -> None:

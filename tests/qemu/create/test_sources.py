@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.kill_steps import killed_at
-from tests.support.world import World
+from tests.support.world import DEADLINE_S, QVM, World
 
 ISO = b"\0" * 32768 + b"\1CD001\1" + b"\0" * 4096
 
@@ -159,3 +159,35 @@ def test_create_killed_at_each_step_is_whole_or_nothing(world: World) -> None:
     else:
         pytest.fail("it never came to its end")
     require_starts(world, "web")
+
+
+def test_create_by_moving_keeps_what_others_need(world: World) -> None:
+    disk = image(world, "disk.vmdk")
+    saved = image(world, "saved.qcow2")
+    subprocess.run(["qemu-img", "snapshot", "-c", "ready", saved], check=True)
+    result = world.run("create", "web", "--from", saved, "--move", "--format", "raw")
+    assert (result.status, "holds snapshots, which raw cannot take over" in result.err) == (1, True), result
+    assert world.run("create", "db", "1M").status == 0
+    result = world.run("create", "web", "--from", "db/db-base.qcow2", "--move")
+    assert (result.status, "belongs to the machine in" in result.err) == (2, True), result
+    (world.home / "way.vmdk").symlink_to(disk)
+    result = world.run("create", "web", "--from", "way.vmdk", "--move")
+    assert (result.status, "is not a plain file" in result.err) == (2, True), result
+    assert not (world.home / "web").exists()
+    assert all(path.exists() for path in (saved, disk, world.home / "db/db-base.qcow2"))
+    result = world.run("create", "web", "--from", saved, "--move")
+    assert result.status == 0, result
+    names = subprocess.check_output(["qemu-img", "snapshot", "-l", world.home / "web/web-base.qcow2"])
+    assert b"ready" in names
+
+
+def test_machines_created_at_a_time_get_different_ids(world: World) -> None:
+    words = [[QVM, "create", f"web{n}", "1M"] for n in range(6)]
+    begun = [subprocess.Popen(line, cwd=world.home, env=world.environ) for line in words]
+    assert [child.wait(DEADLINE_S) for child in begun] == [0] * 6
+    ids = {value(world, f"web{n}", "VM_MACHINE_ID") for n in range(6)}
+    assert len(ids) == 6
+    assert len(json.loads(world.run("--json", "list").out)["machines"]) == 6
+    result = world.run("create", "mail", "1M", "--id", min(ids))
+    assert (result.status, " has it" in result.err) == (2, True), result
+    assert not (world.home / "mail").exists()

@@ -226,3 +226,50 @@ def test_verbs_on_a_full_disk_lose_nothing(world: World, tmp_path: Path) -> None
         assert sorted(os.listdir(small)) == ["db", "fill"]
         assert trash(world) == []
         assert [row["machine"] for row in json.loads(world.run("--json", "list").out)["machines"]] == ["db"]
+
+
+def test_undelete_replaces_no_file_and_scatters_none(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    (vm.directory / "disks").mkdir()
+    (vm.directory / "disks/data.raw").write_bytes(b"\1" * 512)
+    vm.set(VM_DISKS="disks/data.raw:raw")
+    before = tree(vm)
+    assert world.run("delete", "-y", "web").status == 0
+    (vm.directory / "disks").mkdir(parents=True)
+    (vm.directory / "disks/data.raw").write_text("mine")
+    result = world.run("undelete", "web")
+    assert (result.status, "disks/data.raw is there, and is not the machine's" in result.err) == (3, True)
+    assert [path.name for path in vm.directory.rglob("*")] == ["disks", "data.raw"]
+    assert (vm.directory / "disks/data.raw").read_text() == "mine"
+    (vm.directory / "disks/data.raw").rename(vm.directory / "disks/mine")
+    assert world.run("undelete", "web").status == 0
+    (vm.directory / "disks/mine").unlink()
+    before[".qvm/place"] = tree(vm)[".qvm/place"]  # the directory is a new one
+    assert tree(vm) == before
+
+
+def test_machine_reached_by_a_link_is_the_one_that_goes(blank: Blank, world: World, tmp_path: Path) -> None:
+    vm = blank("web")
+    way = tmp_path / "way"
+    way.symlink_to(vm.directory)
+    before = tree(vm)
+    assert world.run("delete", "-y", way).status == 0
+    assert (way.is_symlink(), vm.directory.exists()) == (True, False)
+    assert world.run("undelete").status == 0
+    assert tree(vm) == before
+    result = world.run("rename", way, "mail")
+    assert result.status == 0, result
+    assert (vm.directory.with_name("mail") / ".vmrc").exists()
+
+
+def test_deletions_at_one_moment_are_two_in_the_trash(world: World) -> None:
+    for name in ("web", "db", "mail"):
+        (world.home / name).mkdir()
+        assert world.run("create", f"{name}/same", "1M").status == 0
+    result = world.run("delete", "-y", "web/same", "db/same", "mail/same")
+    assert result.status == 0, result
+    assert trash(world) == ["same", "same", "same"]
+    listed = [line for line in world.run("undelete", "--list").out.splitlines() if line.startswith("same")]
+    assert sorted(line.rpartition(" ")[2] for line in listed) == [
+        str(world.home / name / "same") for name in ("db", "mail", "web")
+    ]

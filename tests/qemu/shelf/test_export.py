@@ -110,13 +110,15 @@ def test_export_leaves_keys_and_records_of_runs_out(vm: Vm) -> None:
     state = vm.directory / ".qvm"
     (state / "id_ed25519").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
     (state / "id_ed25519.pub").write_text("ssh-ed25519 AAAA\n")
+    (vm.directory / "web.pem").write_text("# ours\nsubject=x\n-----BEGIN RSA PRIVATE KEY-----\n")
+    vm.set(VM_SSH_IDENTITY="web.pem")
     (state / "known_hosts").write_text("qvm-x ssh-ed25519 AAAA\n")
     (state / "tpm").mkdir()
     (state / "tpm/tpm2-00.permall").write_bytes(b"keys of the TPM")
     (state / "tpm/.lock").touch()
     (vm.directory / ".qvmrc.xsh").write_text("print(1)\n")
     report = export(vm, "demo.tar.gz")
-    assert [row["name"] for row in report["left_out"]] == [".qvm/id_ed25519"]
+    assert sorted(row["name"] for row in report["left_out"]) == [".qvm/id_ed25519", "web.pem"]
     names = list(members_of(vm.directory / "demo.tar.gz"))
     assert [name for name in names if name.startswith(".qvm")] == [".qvm/tpm/tpm2-00.permall", ".qvmrc.xsh"]
     report = export(vm, "keys.tar.gz", "--with-keys")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -252,6 +253,16 @@ def test_image_with_its_data_in_another_file_is_refused(vm: Vm, package: Path) -
     require_refused(vm, repacked(vm, package, "demo-base.qcow2"), "keeps its data in another file")
 
 
+@pytest.mark.parametrize("option", ["data_file=secret.raw", "backing_file=/etc/passwd,backing_fmt=raw"])
+def test_image_that_one_of_two_drives_calls_raw_is_looked_at(vm: Vm, package: Path, option: str) -> None:
+    """The guest of a raw drive may have written the header that the other drive then follows."""
+    (vm.directory / "secret.raw").write_bytes(bytes(16 << 20))
+    qemu_img(vm, "create", "-q", "-u", "-f", "qcow2", "-o", option, "evil.img", "16M")
+    found = members_of(package) | {"demo-backing.qcow2": (vm.directory / "evil.img").read_bytes()}
+    found[".vmrc"] += b"VM_DISKS=demo-backing.qcow2:raw\n"
+    require_refused(vm, write_package(package, of_members(with_manifest(found))), "another file", "outside")
+
+
 def test_image_whose_base_is_not_in_the_package_is_refused(vm: Vm, package: Path) -> None:
     found = with_manifest({k: v for k, v in members_of(package).items() if k != "demo-base.qcow2"})
     require_refused(vm, write_package(package, of_members(found)), "demo-base.qcow2 is missing", "missing")
@@ -262,6 +273,21 @@ def test_settings_that_cannot_be_used_are_refused(vm: Vm, package: Path) -> None
         found = with_manifest(members_of(package) | {".vmrc": text})
         require_refused(vm, write_package(package, of_members(found)))
     assert not Path("/tmp/qvm-evil").exists()
+
+
+def test_arguments_of_a_packed_snapshot_are_not_believed(vm: Vm, package: Path) -> None:
+    vm.ok("snapshot", "save", "ready")
+    export(vm, "new.tar.gz")
+    found = members_of(vm.directory / "new.tar.gz")
+    document = json.loads(found[".qvm/snapshots.json"])
+    document["snapshots"][0] |= {"arguments": ["-drive", "file=/etc/passwd"], "machine": "pc,dumpdtb=/tmp/x"}
+    found[".qvm/snapshots.json"] = json.dumps(document).encode()
+    result = vm.world.run("import", write_package(package, of_members(with_manifest(found))), "victim")
+    assert result.status == 0, str(result)
+    text = (vm.world.home / "victim/.qvm/snapshots.json").read_text()
+    assert "passwd" not in text
+    assert str(vm.directory) not in text
+    assert f"{vm.world.home}/victim/victim-backing.qcow2" in text
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b"[" * 100_000, b'{"snapshots": [7, {"images": 3}]}'])

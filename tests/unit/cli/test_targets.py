@@ -134,3 +134,9 @@ def test_requirement_that_is_unknown_is_a_warning(tmp_path: Path) -> None:
     bound = parse.bind("start", ["web", "db"])
     targets.jobs(bound, targets.directories(bound, os.environ), os.environ, said.append)
     assert said == ["web: VM_REQUIRES: no machine is known as 'dbb'"]
+
+
+def test_machine_named_twice_is_meant_once(tmp_path: Path) -> None:
+    make(tmp_path, "db")
+    (tmp_path / "way").symlink_to(tmp_path / "vms/db")
+    assert names("start", "db", "way", "vms/db", "d*") == ["db"]

@@ -90,6 +90,8 @@ def test_alias_means_the_type_at_the_time(tmp_path: Path) -> None:
         ("virt", "virt-6.2", "virt-6.2"),
         ("microvm", "microvm", "microvm"),
         ("pc", "", "pc"),
+        ("pc", "pc-i440fx-6.2,dumpdtb=/tmp/x", "pc"),
+        ("pc", "pc-i440fx-6.2 -S", "pc"),
     ):
         vm = machine(tmp_path, VM_QEMU_MACHINE=now)
         known = {"machine": then, "settings": {"VM_QEMU_MACHINE": "isapc"}}

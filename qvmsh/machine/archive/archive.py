@@ -101,7 +101,8 @@ def _telling_what_is_left(job: Job) -> Iterator[None]:
     except (KeyboardInterrupt, Terminated):
         is_undone = not os.path.exists(job.vm.files.archive_journal)
         left = job.left if is_undone else "the next command on the machine recovers its disks"
-        job.vm.io.warn(f"{job.vm.name}: interrupted; {left}")
+        if left:
+            job.vm.io.warn(f"{job.vm.name}: interrupted; {left}")
         raise
 
 

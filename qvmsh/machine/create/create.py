@@ -63,7 +63,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
     source = sources.found(wish, name, io, environ)
     is_builtin = bool(source) and not wish.disk and wish.image in builtin.BUILTIN
     try:
-        with creation_folder.Folder(Kind.CREATE, final, environ) as folder:
+        with creation_folder.Folder(Kind.CREATE, final, environ, io) as folder:
             part = folder.path
             os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
             BaseMachine(part, environ=environ).state_folder()
@@ -74,7 +74,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
             if is_builtin:
                 make_key(part, name)
             _write_vmrc(part, name, wish, is_builtin, environ)
-            _require_right(part, final, environ)
+            _require_right(part, final, wish.template, environ)
             with identity.settled(BaseMachine(part, environ=environ), is_fixed=wish.machine_id is not None):
                 folder.put_in_place()
                 registry.remember(BaseMachine(final, environ=environ))
@@ -88,15 +88,18 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
     return BaseMachine(final, io=io, environ=environ)
 
 
-def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
+def _require_right(part: str, final: str, template: str | None, environ: Mapping[str, str]) -> None:
     """Check what was written, together with the other layers of the configuration.
 
-    ConfigError: it is wrong; the error has the machine's final name.
+    ConfigError: it is wrong; the error has the machine's final name, or names the template.
     """
     try:
         BaseMachine(part, environ=environ).settings  # noqa: B018
     except ConfigError as error:
         inner, outer = files.shown(part), files.shown(final)
+        if template:
+            inner, outer = f"{inner}/.vmrc", template
+            error.hint = "correct that file; nothing was created"
         error.what = error.what.replace(inner, outer)
         error.details = tuple(line.replace(inner, outer) for line in error.details)
         raise
@@ -179,8 +182,8 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
 def _template(path: str) -> str:
     try:
         return files.read(path).text
-    except (OSError, ConfigError) as error:
-        why = error.what if isinstance(error, ConfigError) else error.strerror
+    except (FileNotFoundError, files.Unreadable) as error:
+        why = error if isinstance(error, files.Unreadable) else "there is no such file"
         raise UsageError(f"create: --template {path}: {why}") from None
 
 

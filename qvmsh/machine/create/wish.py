@@ -87,9 +87,15 @@ def require_sound(wish: Wish) -> None:
         wrong = None if value is None else VARIABLES[name].check(value)
         if value == "":
             wrong = ("is empty", "")
-        if wrong:
-            hint = f"{flag} {wrong[1]}" if wrong[1] else None
-            raise UsageError(f"create: {flag} {wrong[0]}", hint=hint)
+        _require_none(flag, wrong)
+    for name, value in wish.values:
+        _require_none(f"--set {name}", VARIABLES[name].check(value) if name in VARIABLES else None)
+
+
+def _require_none(flag: str, wrong: tuple[str, str] | None) -> None:
+    """Refuse an option whose value is wrong; see `Variable.check`."""
+    if wrong:
+        raise UsageError(f"create: {flag} {wrong[0]}", hint=f"{flag} {wrong[1]}" if wrong[1] else None)
 
 
 def _require_one_source(wish: Wish) -> None:

@@ -15,7 +15,7 @@ import shutil
 from dataclasses import dataclass, field
 
 from qvmsh.config import devices, edit
-from qvmsh.errors import ImageError, QvmError, Terminated, UsageError
+from qvmsh.errors import ImageError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import identity, registry
 from qvmsh.machine import programs as tools
@@ -71,7 +71,7 @@ def new(
     for line in creation_folder.sweep(environ):
         io.warn(line)
     create.require_place(final, name, verb="restore")
-    folder = creation_folder.Folder(Kind.RESTORE_NEW, final, environ)
+    folder = creation_folder.Folder(Kind.RESTORE_NEW, final, environ, io)
     try:
         with folder:
             os.chmod(folder.path, _mode(archive.directory))
@@ -81,10 +81,6 @@ def new(
             with identity.settled(BaseMachine(folder.path, environ=environ), is_fixed=False):
                 folder.put_in_place()
                 registry.remember(BaseMachine(final, environ=environ))
-    except (KeyboardInterrupt, Terminated):
-        is_made = os.path.exists(os.path.join(final, ".vmrc"))
-        io.warn(f"{name}: interrupted; {'the machine was created' if is_made else 'nothing was left behind'}")
-        raise
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final in (error.filename, error.filename2):
             raise UsageError(f"restore: another command has just created {name}") from None

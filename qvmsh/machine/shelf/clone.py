@@ -76,7 +76,7 @@ def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
         raise UsageError("clone: a machine is not made inside another", machine=vm.name)
     try:
         with (
-            creation_folder.Folder(Kind.CLONE, final, vm.environ) as folder,
+            creation_folder.Folder(Kind.CLONE, final, vm.environ, vm.io) as folder,
             work_lock(vm, "clone"),
         ):
             os.chmod(folder.path, os.stat(vm.directory).st_mode & 0o755 | 0o700)
@@ -128,7 +128,7 @@ def _made(vm: BaseMachine, part: str, name: str, final: str, wish: Wish) -> tupl
     names = maintenance.layer_names(vm)
     index = ArchiveIndex(store, vm.settings.text("VM_MACHINE_NAME"), *names, identity.uuid_of(vm))
     job = jobs.Job(vm, jobs.Wish(is_full=True), index, is_passed_on=True, is_linked=wish.is_linked)
-    job.left = "nothing was cloned"
+    job.left = ""  # the folder's message says it
     found, point = archive.pass_on(job)
     reader = Reader(vm.io, programs.qemu_img(vm), index, found, point, part, verb="cloning")
     reader.is_taking, reader.is_linked = True, wish.is_linked

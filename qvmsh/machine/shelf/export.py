@@ -17,7 +17,7 @@ import stat
 import time
 from dataclasses import dataclass
 
-from qvmsh.errors import ConfigError, ImageError, QmpError, QvmError, StateError, UsageError
+from qvmsh.errors import ConfigError, ImageError, QmpError, QvmError, StateError, Terminated, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, transfer
 from qvmsh.machine import identity, log, progress, state
@@ -89,6 +89,10 @@ def export(vm: BaseMachine, wish: Wish) -> Exported:
             try:
                 (_of_running if seen.is_live else _of_stopped)(package, seen)
                 target.finish()
+            except (KeyboardInterrupt, Terminated):
+                left = "the package is incomplete" if file == STDOUT else "nothing was exported"
+                vm.io.warn(f"{vm.name}: interrupted; {left}")
+                raise
             except OSError as error:
                 raise _unwritable(vm, file, error) from error
     if file != STDOUT:

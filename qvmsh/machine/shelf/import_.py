@@ -14,7 +14,7 @@ import os
 import time
 
 from qvmsh.config.words import quote
-from qvmsh.errors import ImageError, QvmError, StateError, Terminated, UsageError, printable
+from qvmsh.errors import ImageError, QvmError, StateError, UsageError, printable
 from qvmsh.host import files as host_files
 from qvmsh.machine import identity, progress, registry
 from qvmsh.machine.create import create
@@ -119,7 +119,7 @@ class _Package:
             _require_place(self.final)
         try:
             with creation_folder.Folder(
-                Kind.IMPORT, self.final, self.environ, is_beside=not is_named
+                Kind.IMPORT, self.final, self.environ, self.io, is_beside=not is_named
             ) as folder:
                 found = self._unpack(folder.path, is_named=is_named)
                 layout = layouts.arrange(found, folder.path, self.label)
@@ -138,11 +138,6 @@ class _Package:
                 with identity.settled(part, is_fixed=self.keeps_identity):
                     folder.put_in_place()
                     registry.remember(BaseMachine(self.final, environ=self.environ))
-        except (KeyboardInterrupt, Terminated):
-            is_made = os.path.exists(os.path.join(self.final, ".vmrc"))
-            left = "the machine was created" if is_made else "nothing was left behind"
-            self.io.warn(f"{os.path.basename(self.final)}: interrupted; {left}")
-            raise
         except OSError as error:
             is_taken = error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
             if is_taken and self.final in (error.filename, error.filename2):

@@ -119,7 +119,7 @@ def _copy(vm: BaseMachine, target: str) -> None:
             f"cannot move: it takes {size(needed)}, but only {size(free)} is free there", machine=vm.name,
             hint="free some space, or choose another place",
         )  # fmt: skip
-    with creation_folder.Folder(Kind.MOVE, target, vm.environ) as folder:
+    with creation_folder.Folder(Kind.MOVE, target, vm.environ, vm.io) as folder:
         os.chmod(folder.path, os.stat(vm.directory).st_mode & 0o7777)
         with Progress(vm.io, f"copying {vm.name}", needed) as progress:
             done = 0

@@ -23,7 +23,7 @@ import shutil
 import time
 from dataclasses import replace
 
-from qvmsh.errors import QvmError
+from qvmsh.errors import QvmError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import journal, registry
@@ -33,6 +33,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
+
+    from qvmsh.io import Io
 
 MOVING = {Kind.DELETE: "qvmsh.machine.shelf.trash", Kind.UNDELETE: "qvmsh.machine.shelf.trash"}
 """The modules whose `recover` knows what to do with a folder whose files belong to a machine."""
@@ -45,6 +47,7 @@ class Folder:
     Args:
         kind: what creates it, for a later message.
         final: the machine's directory-to-be; may be changed until then if `is_beside`.
+        io: where an interruption is told; None: the caller tells it.
         is_beside: also where there is an empty directory already, the folder is beside it.
         directory: the machine whose files are moved here; they are moved back, never removed.
 
@@ -57,11 +60,14 @@ class Folder:
         kind: Kind,
         final: str,
         environ: Mapping[str, str],
+        io: Io | None = None,
         *,
         is_beside: bool = False,
         directory: str = "",
     ) -> None:
         self.final = final
+        self._io = io
+        self._kind = kind
         self._is_of_moves = bool(directory)
         self._has_folder = os.path.isdir(final) and not is_beside
         self.above = final if self._has_folder else os.path.dirname(final)
@@ -87,7 +93,7 @@ class Folder:
                 self._guard = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 fcntl.flock(self._guard, fcntl.LOCK_SH)
             except BaseException:
-                self.__exit__(None, None, None)
+                self._remove()
                 raise
         finally:
             os.close(turn)
@@ -119,7 +125,15 @@ class Folder:
                 ) from error
             self._is_left = False
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._remove()
+        if self._io and error and issubclass(error, (KeyboardInterrupt, Terminated)):
+            is_made = os.path.exists(os.path.join(self.final, ".vmrc"))
+            left = "it is where it was" if self._kind is Kind.MOVE else "nothing was left behind"
+            left = f"the machine is in {self.final}" if is_made else left
+            self._io.warn(f"{os.path.basename(self.final)}: interrupted; {left}")
+
+    def _remove(self) -> None:
         if self._is_of_moves:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)

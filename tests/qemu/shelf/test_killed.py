@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archives import require_nothing_left
+from tests.support.archives import make_archive, require_nothing_left, state_name
 from tests.support.counting import NO_WAITING
 from tests.support.disks import holds, read_byte, write_byte, write_live
 from tests.support.killer import SEED, begin_held
@@ -179,3 +179,50 @@ def test_export_killed_while_it_runs_joins_the_disks(vm: Vm) -> None:
     vm.kill()
     assert holds(vm, "demo-backing.qcow2", 9, "2M")
     qemu_img(vm, "check", "demo-backing.qcow2")
+
+
+INTERRUPTED = {
+    "export": (["export"], "qvmsh.machine.shelf.scan:slices", "demo: interrupted; nothing was exported"),
+    "clone": (
+        ["clone", "demo", "../twin"],
+        "qvmsh.machine.restore.new_machine:lay_out",
+        "twin: interrupted; nothing was left behind",
+    ),
+    "create": (
+        ["create", "../twin", "--from", "data.raw"],
+        "qvmsh.machine.create.create:_write_vmrc",
+        "twin: interrupted; nothing was left behind",
+    ),
+    "restore": (
+        ["restore", "STATE", "../twin"],
+        "qvmsh.machine.restore.new_machine:lay_out",
+        "twin: interrupted; nothing was left behind",
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", INTERRUPTED)
+def test_ctrl_c_in_long_work_says_what_is_left(vm: Vm, verb: str) -> None:
+    words, place, said = INTERRUPTED[verb]
+    if verb == "restore":
+        words = ["restore", state_name(make_archive(vm)), "../twin"]
+    before = sorted(path for path in vm.world.home.rglob("*") if ".qvm" not in path.parts)
+    child = begin_held(vm, place, *words)
+    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGCONT)
+    output = child.communicate(timeout=DEADLINE_S)[1]
+    assert (child.returncode, output) == (130, f"qvm: {said}\n")
+    assert sorted(path for path in vm.world.home.rglob("*") if ".qvm" not in path.parts) == before
+    require_nothing_left(vm)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_ctrl_c_in_a_move_to_another_file_system_says_it(vm: Vm) -> None:
+    with small_disk(vm.world.home / "small", 64):
+        child = begin_held(vm, "qvmsh.machine.shelf.move:_copy_tree", "move", "demo", "../small")
+        child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGCONT)
+        output = child.communicate(timeout=DEADLINE_S)[1]
+        assert (child.returncode, output) == (130, "qvm: demo: interrupted; it is where it was\n")
+        assert os.listdir(vm.world.home / "small") == []
+    vm.ok("disk", "check")

@@ -103,6 +103,8 @@ def create(
     go = "" if where == "." else f"cd {quote(where)} && "
     made = wish.source or (f"an empty disk of {wish.size or sources.DEFAULT_SIZE}" if not bare else "nothing")
     steps = [f"created from {made} in {where}"]
+    if wish.is_linked:
+        steps[0] += "; its disk is backed by that image, which must stay as it is"
     if start:
         from qvmsh.machine.power import start as power
         from qvmsh.machine.power.request import Request

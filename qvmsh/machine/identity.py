@@ -108,9 +108,8 @@ def settled(made: BaseMachine, *, is_fixed: bool) -> Iterator[None]:
         is_fixed: its number was asked for.
     """
     from qvmsh.config import edit
-    from qvmsh.machine import registry
 
-    with registry.turn(made.environ):
+    with _turn(made.environ):
         was = made.settings.text("VM_MACHINE_ID")
         if not is_fixed and was in ids(made.environ) and was != SHARED_ID:
             number = free_id(made.environ)
@@ -120,3 +119,24 @@ def settled(made: BaseMachine, *, is_fixed: bool) -> Iterator[None]:
             for name, value in values.items():
                 edit.assign_in_file(made.files.vmrc, name, value)
         yield
+
+
+@contextlib.contextmanager
+def _turn(environ: Mapping[str, str]) -> Iterator[None]:
+    """One process at a time chooses what no known machine has, and makes a machine known."""
+    import fcntl
+
+    from qvmsh.machine import registry
+
+    path = registry.list_file(environ)
+    fd = -1
+    with contextlib.suppress(OSError):  # a full disk: without
+        if path is not None:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            fd = os.open(f"{path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)

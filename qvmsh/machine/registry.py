@@ -12,7 +12,6 @@ none is chosen.
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from qvmsh.config.words import quote
@@ -23,7 +22,7 @@ from qvmsh.machine import copies, launch_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
     from qvmsh.machine.machine import BaseMachine
 
@@ -208,25 +207,6 @@ def note_use(name: str, directory: str, environ: Mapping[str, str]) -> None:
     _rewrite(environ, changed)
 
 
-@contextlib.contextmanager
-def turn(environ: Mapping[str, str]) -> Iterator[None]:
-    """One process at a time chooses what no known machine has, and makes a machine known."""
-    import fcntl
-
-    path = list_file(environ)
-    fd = -1
-    with contextlib.suppress(OSError):  # a full disk: without
-        if path is not None:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            fd = os.open(f"{path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if fd >= 0:
-            os.close(fd)
-
-
 def forget_missing(environ: Mapping[str, str]) -> None:
     """Remove missing machines from the list."""
     if list_file(environ) is not None:
@@ -237,8 +217,10 @@ def forget(directory: str, environ: Mapping[str, str]) -> None:
     """Remove the machine that was in `directory` from the list; failing to write it is not an error."""
     real = os.path.realpath(directory)
     if any(place in (real, directory) for _, _, place in _noted(environ)):
-        with contextlib.suppress(OSError):  # a full disk: the row is `missing`
+        try:  # on a full disk the row is `missing`
             _rewrite(environ, lambda old: [each for each in old if each.directory not in (real, directory)])
+        except OSError:
+            pass
 
 
 def _rewrite(environ: Mapping[str, str], change: Callable[[list[Known]], list[Known]]) -> None:

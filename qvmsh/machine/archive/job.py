@@ -60,7 +60,7 @@ class Job:
 
     @property
     def doing(self) -> str:
-        """What a person is told meanwhile."""
+        """What is printed meanwhile."""
         return "reading" if self.is_passed_on else "archiving"
 
     def require_room(self, paths: Sequence[str]) -> None:

@@ -112,7 +112,7 @@ def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
 
 
 def _notes(laid: Laid, *, is_known: bool) -> list[str]:
-    """What to know about the clone; what its guest has in common with the original is mended by an option.
+    """What to know about the clone; what its guest has in common with the original is repaired by an option.
 
     Args:
         is_known: it has nothing in common, or will not have it.

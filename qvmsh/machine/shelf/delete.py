@@ -43,7 +43,7 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
     try:
         content = own_files.of(vm)
     except ConfigError as error:  # what is the machine's own cannot be known
-        error.hint = f"mend it first; or `rm -r {quote(vm.directory)}`, which removes all that is in there"
+        error.hint = f"correct it first; or `rm -r {quote(vm.directory)}`, which removes all that is in there"
         raise
     _require_free(vm, content)
     used = own_files.used_bytes(vm.directory, content.own)
@@ -66,7 +66,7 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
 
 
 def _put(vm: BaseMachine, content: Content, *, is_now: bool) -> trash.Entry | None:
-    """Move the machine into the trash; where a full disk has no room to note that, remove it if it may."""
+    """Move the machine into the trash; on a full disk, which cannot take the note, remove it if allowed."""
     try:
         return trash.put(vm, content)
     except OSError as error:

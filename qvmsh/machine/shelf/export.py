@@ -26,7 +26,7 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine.archive import changes, drives, live_copy
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.shelf import contents, manifest, scan, streams
+from qvmsh.machine.shelf import contents, manifest, package_file, scan, streams
 from qvmsh.machine.shelf.package_reports import Exported
 from qvmsh.machine.shelf.tar_writer import Writer
 from qvmsh.machine.storage import chain
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.shelf.contents import Contents, Taken
     from qvmsh.machine.shelf.manifest import Manifest
-
-STDOUT = "-"
-_PART = ".part"
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Wish:
 
 def is_file(word: str) -> bool:
     """True for a word that names the package, not the machine."""
-    return word == STDOUT or ".tar" in os.path.basename(word)
+    return word == package_file.STDOUT or ".tar" in os.path.basename(word)
 
 
 @log.failures
@@ -83,26 +80,28 @@ def export(vm: BaseMachine, wish: Wish) -> Exported:
     with work_lock(vm, "export"):
         vm.state_folder()
         changes.clear_staged(vm)
-        with _Target(vm, file, is_forced=wish.is_forced) as target:
+        with package_file.Target(vm, file, is_forced=wish.is_forced) as target:
             seen = state.observe(vm)
             package = _Package(vm, target.fd, streams.KINDS[kind], wish.has_keys)
             try:
                 (_of_running if seen.is_live else _of_stopped)(package, seen)
                 target.finish()
             except (KeyboardInterrupt, Terminated):
-                left = "the package is incomplete" if file == STDOUT else "nothing was exported"
+                left = f"{file} is complete" if target.size_bytes else "nothing was exported"
+                if file == package_file.STDOUT:
+                    left = "the package is incomplete"
                 vm.io.warn(f"{vm.name}: interrupted; {left}")
                 raise
             except OSError as error:
                 raise _unwritable(vm, file, error) from error
-    if file != STDOUT:
+    if file != package_file.STDOUT:
         log.note(vm, f"exported to {file}")
     done, took = package.manifest, time.monotonic() - began
     report = Exported(
         vm.name, file, target.size_bytes, done.consistency,
         files=[*done.files], left_out=done.left_out, seconds=took,
     )  # fmt: skip
-    if file == STDOUT:
+    if file == package_file.STDOUT:
         for line in report.lines():
             vm.io.warn(line)
     return report
@@ -110,7 +109,7 @@ def export(vm: BaseMachine, wish: Wish) -> Exported:
 
 def _kind(wish: Wish) -> str:
     """How the package is compressed."""
-    named = streams.kind_of(wish.file) if wish.file not in ("", STDOUT) else None
+    named = streams.kind_of(wish.file) if wish.file not in ("", package_file.STDOUT) else None
     if wish.kind and wish.kind not in streams.KINDS:
         raise UsageError(f"export: -z {wish.kind}: must be one of {', '.join(streams.KINDS)}")
     if named and wish.kind and named != wish.kind:
@@ -118,7 +117,7 @@ def _kind(wish: Wish) -> str:
             f"export: {wish.file} would not be what its name says: -z {wish.kind}",
             hint="leave out -z, or give the file another name",
         )
-    if wish.file not in ("", STDOUT) and not named and not wish.kind:
+    if wish.file not in ("", package_file.STDOUT) and not named and not wish.kind:
         raise UsageError(
             f"export: the name {wish.file} does not say how the package is compressed",
             hint="end it in .tar.gz, .tar.zst, .tar.xz or .tar, or give -z",
@@ -127,114 +126,13 @@ def _kind(wish: Wish) -> str:
 
 
 def _unwritable(vm: BaseMachine, file: str, error: OSError) -> QvmError:
-    where = "standard output" if file == STDOUT else file
+    where = "standard output" if file == package_file.STDOUT else file
     hint = "nothing was left behind"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free some space; nothing was left behind"
     if isinstance(error, BrokenPipeError):
         raise error
     return QvmError(f"cannot export to {where}: {error.strerror or error}", machine=vm.name, hint=hint)
-
-
-class _Target:
-    """Where the package goes: a file that gets its name at the end, or standard output.
-
-    Raises:
-        StateError: the file exists.
-        UsageError: standard output is a terminal.
-    """
-
-    def __init__(self, vm: BaseMachine, file: str, *, is_forced: bool) -> None:
-        self.vm = vm
-        self.file = file
-        self.is_forced = is_forced
-        self.fd = -1
-        self.size_bytes: int | None = None
-        self._part = ""
-
-    def __enter__(self) -> _Target:
-        if self.file == STDOUT:
-            self._open_standard_output()
-            return self
-        self._require_free()
-        for left in _left_parts(self.file):
-            host_files.remove(left)
-        self._part = host_files.unique(f"{self.file}{_PART}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            self.fd = os.open(self._part, flags, 0o600)
-        except OSError as error:
-            raise QvmError(
-                f"cannot export to {self.file}: {error.strerror}", machine=self.vm.name,
-                hint="choose a folder that exists and that you can write to",
-            ) from error  # fmt: skip
-        return self
-
-    def _open_standard_output(self) -> None:
-        vm = self.vm
-        if vm.io.json:
-            raise UsageError("export: the package and the result of --json cannot both go to standard output")
-        if vm.io.is_on_terminal:
-            raise UsageError("export: a package is not written to a terminal", hint="`qvm export - > FILE`")
-        try:
-            vm.io.stdout.flush()
-            self.fd = os.dup(vm.io.stdout.fileno())
-        except (OSError, ValueError, AttributeError):
-            raise UsageError(
-                "export: standard output is not a file here", hint="give a file's name"
-            ) from None
-
-    def _require_free(self) -> None:
-        if os.path.isdir(self.file):
-            raise UsageError(
-                f"export: {self.file} is a folder", hint=f"`qvm export {self.file}/{self.vm.name}.tar.gz`"
-            )
-        if os.path.lexists(self.file) and not self.is_forced:
-            raise self._taken()
-
-    def _taken(self) -> StateError:
-        return StateError(
-            f"{self.file} already exists",
-            machine=self.vm.name,
-            hint="--force replaces it; or give another name",
-        )
-
-    def finish(self) -> None:
-        """Give the package its name; an interruption comes before that or after it."""
-        if not self._part:
-            return
-        os.fsync(self.fd)
-        self.size_bytes = os.fstat(self.fd).st_size
-        with process.Shielded():
-            if self.is_forced:
-                os.rename(self._part, self.file)
-            else:
-                try:
-                    os.link(self._part, self.file)  # unlike rename, never over a new file
-                    host_files.remove(self._part)
-                except FileExistsError:
-                    raise self._taken() from None
-                except OSError:  # a file system without links
-                    os.rename(self._part, self.file)
-            self._part = ""
-        host_files.sync_folder(os.path.dirname(self.file))
-
-    def __exit__(self, *_: object) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-        if self._part:
-            host_files.remove(self._part)
-
-
-def _left_parts(file: str) -> Iterator[str]:
-    """What killed exports to the same file left."""
-    folder, name = os.path.split(file)
-    with contextlib.suppress(OSError):
-        for each in os.listdir(folder or "."):
-            pid, _, rest = each.removeprefix(f"{name}{_PART}").partition("-")
-            is_part = each.startswith(f"{name}{_PART}") and pid.isdigit() and len(rest) == 8
-            if is_part and not process.exists(int(pid)):
-                yield os.path.join(folder, each)
 
 
 # The machine

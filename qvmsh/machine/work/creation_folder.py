@@ -47,7 +47,7 @@ class Folder:
     Args:
         kind: what creates it, for a later message.
         final: the machine's directory-to-be; may be changed until then if `is_beside`.
-        io: where an interruption is told; None: the caller tells it.
+        io: where an interruption is reported; None: the caller does that.
         is_beside: also where there is an empty directory already, the folder is beside it.
         directory: the machine whose files are moved here; they are moved back, never removed.
 

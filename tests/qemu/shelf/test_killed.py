@@ -158,7 +158,7 @@ def test_export_on_a_full_disk_leaves_nothing(vm: Vm) -> None:
 
 
 def test_export_killed_leaves_no_package(vm: Vm) -> None:
-    for place in ("qvmsh.machine.shelf.scan:slices", "qvmsh.machine.shelf.export:_Target.finish"):
+    for place in ("qvmsh.machine.shelf.scan:slices", "qvmsh.machine.shelf.package_file:Target.finish"):
         kill_at(vm, place, "export")
         assert not (vm.directory / "demo.tar.gz").exists()
     vm.ok("export")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands import Opt
-    from qvmsh.machine.guest.commands import Output
+    from qvmsh.machine.guest.result import Result
     from qvmsh.machine.machine import BaseMachine
 
 
@@ -21,14 +21,14 @@ def ssh(
     timeout: Annotated[float | None, Opt(is_python=True)] = None,
     input: Annotated[str | bytes | None, Opt(is_python=True)] = None,  # as in `subprocess`
     check: Annotated[bool, Opt(is_python=True)] = True,
-) -> Output:
+) -> Result:
     """Run a command in the guest over ssh, or a login shell.
 
     All calls share cached connections. As with ssh, the words are joined by spaces and read by the
     guest's shell. The exit status is that of the guest's command; 125 if the guest cannot be
     reached, or the command's status is unknown. In the background the terminal is not read.
-    In Python the command's output is returned, a string with the attributes `stderr`, `status` and
-    `argv` (`bytes(output)`: the unchanged bytes), and a failing command raises.
+    In Python the result is returned as by `exec`: a string with `stderr`, `status` and more; a failing
+    command raises.
 
     Args:
         words: the command; none opens a login shell.
@@ -43,6 +43,6 @@ def ssh(
         CommandError: (Python) the command failed, with its status and its standard error.
         DeadlineError: (Python) `timeout` passed.
     """
-    from qvmsh.machine.guest import commands as remote
+    from qvmsh.machine.guest.transports import ssh as remote
 
     return remote.shell(vm, words, wants_tty=tty, timeout_s=timeout, data=input, is_checked=check)

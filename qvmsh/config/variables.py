@@ -486,6 +486,9 @@ def _table() -> tuple[Variable, ...]:
         V("VM_SSH_OPTIONS", "words", "additional arguments for ssh", group="ssh"),
         V("VM_READY", "choice", "when the guest is ready: ssh = ssh answers, none = QEMU runs; empty = ssh "
           "if it is reachable", group="ssh", allowed=("ssh", "none")),
+        V("VM_CONSOLE_USER", "user", "account that `exec --via serial` logs in to on the console", "root",
+          group="ssh"),
+        V("VM_CONSOLE_PASSWORD_FILE", "path", "file with its password", group="ssh"),
         V("VM_SSH_ATTEMPTS", "integer", "ssh attempts before a start fails; without KVM 30 is raised to 150",
           "30", group="ssh", unit="attempts of 2 s", least=1, most=1000000),
         V("VM_SHUTDOWN_TIMEOUT", "integer", "time that the guest may take to power off", "120",

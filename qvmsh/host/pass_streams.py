@@ -19,6 +19,7 @@ import signal
 import stat
 import subprocess
 import termios
+import time
 from contextlib import ExitStack, suppress
 
 from qvmsh.host import tty_mode
@@ -38,17 +39,29 @@ _CLOSED = b"onnection to %s closed.\r\n"
 """ssh's last line on a terminal, printed if it logs more than errors."""
 
 
-def run(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, tty: bool, host: str = "") -> int:
+def run(
+    argv: Sequence[str],
+    *,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    tty: bool,
+    host: str = "",
+    timeout_s: float | None = None,
+) -> int:
     """Run a program to its end; its exit status, 128 + N after signal N.
 
     Args:
         stdin, stdout, stderr: descriptors; the program gets none of them.
         tty: it gets a terminal where `stdin` is one.
         host: what ssh calls the other side.
+        timeout_s: how long it may take; None: as long as it likes.
 
     Raises:
+        TimeoutError: it had not ended in time; it has been ended.
         OSError: what it wrote could not be written; the program has been ended.
     """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with ExitStack() as stack:
         if tty and os.isatty(stdin):
             with suppress(termios.error):
@@ -85,7 +98,7 @@ def run(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, tty: bool,
         end = os.pidfd_open(child.pid)
         stack.callback(os.close, end)
         try:
-            _pump(keys, flows, end)
+            _pump(keys, flows, end, deadline)
         except BaseException:
             child.kill()
             raise
@@ -145,8 +158,12 @@ class _Flow:
         self.sink, self.data, self.is_open = -1, b"", False
 
 
-def _pump(keys: _Flow, flows: list[_Flow], end: int) -> None:
-    """Pass bytes until the program has ended and all that it wrote is passed."""
+def _pump(keys: _Flow, flows: list[_Flow], end: int, deadline: float | None) -> None:
+    """Pass bytes until the program has ended and all that it wrote is passed.
+
+    Raises:
+        TimeoutError: the deadline has passed before the program's end.
+    """
     is_over = False
     while not is_over or any(flow.is_open or flow.data for flow in flows):
         poll = select.poll()
@@ -162,7 +179,12 @@ def _pump(keys: _Flow, flows: list[_Flow], end: int) -> None:
                 wanted[flow.source] = wanted.get(flow.source, 0) | select.POLLIN
         for fd, events in wanted.items():
             poll.register(fd, events)
+        if deadline is not None and not is_over:
+            left_ms = max(0, round((deadline - time.monotonic()) * 1000))
+            wait_ms = left_ms if wait_ms is None else min(wait_ms, left_ms)
         ready = dict(poll.poll(wait_ms))
+        if deadline is not None and not is_over and time.monotonic() >= deadline and end not in ready:
+            raise TimeoutError
         if is_over and not ready and not any(flow.data for flow in flows):
             return
         is_over = is_over or end in ready

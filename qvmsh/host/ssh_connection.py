@@ -18,6 +18,7 @@ a link in the runtime folder, so that no character of its name can mean anything
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import contextmanager
 
@@ -38,6 +39,8 @@ IDLE_S = 60
 TURN_S = 120.0
 """How long a command waits for the logins of others before its own."""
 _LOOK_S = 0.02
+_OF_USER = re.compile("u[0-9a-f]{8}")
+"""Folders with the connections of other accounts than the machine's."""
 _STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
 """How ssh logs the exit status that it got from the guest; without one it logs -1 or neither."""
 
@@ -103,6 +106,19 @@ class Link:
 
         twin = copy(self)
         twin.number = number
+        return twin
+
+    def of_user(self, user: str) -> Link:
+        """The same guest for another account, with connections of its own."""
+        from copy import copy
+        from hashlib import sha1
+
+        if user == self.user:
+            return self
+        twin = copy(self)
+        twin.user = user
+        twin.folder = os.path.join(self.folder, f"u{sha1(os.fsencode(user)).hexdigest()[:8]}")  # noqa: S324
+        os.makedirs(twin.folder, mode=0o700, exist_ok=True)
         return twin
 
     @property
@@ -307,8 +323,13 @@ class Link:
 
     def close(self) -> None:
         """End the cached connections; their processes are gone when this returns."""
-        for number in self._numbers():
-            self._at(number)._end()
+        from copy import copy
+
+        twin, names = copy(self), [each for each in os.listdir(self.folder) if _OF_USER.fullmatch(each)]
+        for folder in (self.folder, *(os.path.join(self.folder, each) for each in names)):
+            twin.folder = folder
+            for number in twin._numbers():
+                twin._at(number)._end()
 
     @contextmanager
     def ended_by_failure(self) -> Iterator[None]:

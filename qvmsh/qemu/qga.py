@@ -21,8 +21,18 @@ class NoAgent(ConnectionError):
     """Nothing in the guest listens; TimeoutError means no answer to a command."""
 
 
-def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
+def ask(
+    path: str,
+    command: str,
+    arguments: dict[str, Any] | None = None,
+    *,
+    timeout_s: float,
+    most_bytes: int = 0,
+) -> Any:
     """Synchronise with the agent, execute `command`, return its value.
+
+    Args:
+        most_bytes: how long the answer may be, if that is more than usual.
 
     Raises:
         NoAgent: no agent answers within `timeout_s`.
@@ -31,6 +41,7 @@ def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, tim
         QmpError: the agent refused the command.
     """
     talk = Conversation(path, timeout_s)
+    talk.MOST_BYTES = max(most_bytes, talk.MOST_BYTES)
     try:
         return talk._execute(command, arguments)  # in the time that is left
     finally:

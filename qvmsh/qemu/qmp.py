@@ -110,7 +110,15 @@ EVENT = {"event": str, "data?": dict, "timestamp?": {"seconds": int}}
 SHAPES: dict[str, Any] = {
     "JOB_STATUS_CHANGE": _JOB,
     "guest-exec": {"pid": int},
-    "guest-exec-status": {"exited": bool},
+    "guest-exec-status": {
+        "exited": bool,
+        "exitcode?": int,
+        "signal?": int,
+        "out-data?": str,
+        "err-data?": str,
+        "out-truncated?": bool,
+        "err-truncated?": bool,
+    },
     "guest-fsfreeze-freeze": int,
     "guest-get-time": int,
     "human-monitor-command": str,

@@ -218,17 +218,29 @@ def answers(vm: BaseMachine, note: LaunchRecord, *, timeout_s: float) -> tuple[b
         return False, "no ssh"
     found = link(vm, note)
     was_up = found.is_open()  # then no connection is swallowed: one look, and patience with a busy guest
-    deadline = time.monotonic() + (timeout_s / 2 if was_up else BANNER_S)
-    with sshd.Knocking(found.host, found.port, first_s=timeout_s if was_up else PROBE_S) as knocking:
-        while knocking.step(-1, max(0.0, deadline - time.monotonic())) != "ssh":
-            if time.monotonic() >= deadline:
-                return False, "ssh does not answer"
+    first_s, least_s = (timeout_s, timeout_s / 2) if was_up else (PROBE_S, BANNER_S)
+    if not speaks(found, timeout_s=least_s, first_s=first_s):
+        return False, "ssh does not answer"
     try:
         found.open(interactive=False, timeout_s=timeout_s)
     except ssh_connection.Refused as refused:
         reason = {"key": "ssh refuses the key", "host key": "another machine answers at its ssh port"}
         return False, reason.get(refused.kind, "ssh does not answer")
     return True, ""
+
+
+def speaks(found: ssh_connection.Link, *, timeout_s: float, first_s: float = PROBE_S) -> bool:
+    """True if an ssh server answers at the port.
+
+    Args:
+        first_s: how long the first connection is listened to.
+    """
+    deadline = time.monotonic() + timeout_s
+    with sshd.Knocking(found.host, found.port, first_s=first_s) as knocking:
+        while knocking.step(-1, max(0.0, deadline - time.monotonic())) != "ssh":
+            if time.monotonic() >= deadline:
+                return False
+    return True
 
 
 def close(vm: BaseMachine, note: LaunchRecord) -> None:

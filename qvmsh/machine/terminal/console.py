@@ -22,8 +22,8 @@ from qvmsh.host import inotify, process, tty_mode
 from qvmsh.io import isatty, tell, unwritable
 from qvmsh.machine import crash, state
 from qvmsh.machine.guest import serial
+from qvmsh.machine.guest.console_lock import Hold
 from qvmsh.machine.power.logs import Follower
-from qvmsh.machine.terminal.console_lock import Hold
 from qvmsh.machine.terminal.pace import PIECE_BYTES, STUCK_S, Pace
 from qvmsh.machine.work import cleanup
 from qvmsh.qemu import qmp

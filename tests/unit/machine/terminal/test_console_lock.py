@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qvmsh.host import sockets
-from qvmsh.machine.terminal.console_lock import Hold
+from qvmsh.machine.guest.console_lock import Hold
 
 
 def test_console_interrupted_as_it_is_taken_leaves_no_socket(

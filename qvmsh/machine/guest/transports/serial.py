@@ -1,0 +1,310 @@
+"""Commands in the guest by a shell on its serial console: without a network and without an agent.
+
+    run(vm, note, wish)             # Result(...)
+
+It logs in where the console asks for a name, as VM_CONSOLE_USER, and out again. The kernel may write to the
+console at any time, so nothing is read from what the command itself writes there: its output goes to files
+in the guest, which are then sent as lines of base64 with a checksum, again if it differs.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import secrets
+import select
+import time
+
+from qvmsh.errors import DeadlineError, GuestUnreachableError, QvmError
+from qvmsh.host import files as host_files
+from qvmsh.machine.guest import console_lock, serial
+from qvmsh.machine.guest import wish as wishes
+from qvmsh.machine.guest.result import Result
+from qvmsh.machine.guest.wish import Unusable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Self
+
+    from qvmsh.machine.guest.wish import Wish
+    from qvmsh.machine.launch_record import LaunchRecord
+    from qvmsh.machine.machine import BaseMachine
+
+PROMPT_S = 20.0
+"""How long the console may take to show a prompt, and each step of the login."""
+QUIET_S = 0.3
+"""How long it must have been silent for its last line to be a prompt."""
+STEP_S = 30.0
+"""How long the guest's shell may take for a step of ours."""
+CHUNK = 1024
+"""How much of a script is sent on a line: a terminal's line holds 4096 bytes."""
+MOST_BYTES = 1 << 20
+"""The longest input."""
+TRIES = 5
+_LOGIN = re.compile(rb"(?i)login: *$")
+_PASSWORD = re.compile(rb"(?i)password[^\n]*: *$")
+_SHELL = re.compile(rb"[#$%>] *(\x1b\[[\d;?]*\w)*$")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+
+
+def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
+    """Run a command and wait for its end.
+
+    Raises:
+        Unusable: there is no console, it is in use, or nothing there lets us in.
+        GuestUnreachableError: the console was lost while the command ran.
+        DeadlineError: the command has not ended in time; it was interrupted.
+    """
+    began = time.monotonic()
+    if wish.data is not None and len(wish.data) > MOST_BYTES:
+        raise Unusable(f"its input is larger than {MOST_BYTES >> 20} MiB")
+    try:
+        with console_lock.Hold(vm, note, is_taking=False), _Line(vm, pid, note) as line:
+            shell = _Shell(line, vm, wish, began)
+            shell.enter()
+            try:
+                return shell.run()
+            finally:
+                shell.leave()
+    except _Silent as error:
+        raise Unusable(str(error)) from None
+    except QvmError as error:
+        if isinstance(error, (DeadlineError, GuestUnreachableError)):
+            raise
+        raise Unusable(error.what) from None
+
+
+class _Silent(Exception):
+    """The console does not show what is waited for; nothing has been run."""
+
+
+class _Line:
+    """The console: what is typed there, and what it shows."""
+
+    def __init__(self, vm: BaseMachine, pid: int, note: LaunchRecord) -> None:
+        self._vm = vm
+        self._line: socket.socket = serial.connect(vm, note, pid)
+        self.text = b""
+        """What it has shown since the last `forget`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.close()
+
+    def type(self, text: str) -> None:
+        """Type a text.
+
+        Raises:
+            _Silent: the guest takes nothing.
+        """
+        data, deadline = text.encode("ascii"), time.monotonic() + STEP_S
+        while data:
+            self.read(0.0)
+            if select.select([], [self._line], [], 0.1)[1]:
+                data = data[self._line.send(data) :]
+            elif time.monotonic() > deadline:
+                raise _Silent("the guest reads nothing from its console")
+
+    def read(self, timeout_s: float) -> bool:
+        """Take what comes within `timeout_s`; False if nothing came."""
+        self._vm.io.checkpoint()
+        if not select.select([self._line], [], [], timeout_s)[0]:
+            return False
+        data = self._line.recv(65536)
+        if not data:
+            raise GuestUnreachableError("QEMU has closed the serial console", machine=self._vm.name)
+        self.text += data
+        return True
+
+    def wait(self, pattern: re.Pattern[bytes], deadline: float) -> re.Match[bytes] | None:
+        """Wait until it shows a pattern; None if it does not in time."""
+        while not (found := pattern.search(self.text)):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            self.read(min(left, 0.5))
+        return found
+
+    def last_line(self, deadline: float) -> bytes:
+        """The unfinished line that it shows, once nothing more comes; b"" if there is none."""
+        while time.monotonic() < deadline and self.read(QUIET_S):
+            pass
+        return self.text.rpartition(b"\n")[2].strip(b"\r\0")
+
+
+class _Shell:
+    """A POSIX shell on the console."""
+
+    def __init__(self, line: _Line, vm: BaseMachine, wish: Wish, began: float) -> None:
+        self._line = line
+        self._vm = vm
+        self._wish = wish
+        self._began = began
+        self._until = float("inf") if wish.timeout_s is None else began + wish.timeout_s
+        self._user = vm.settings.text("VM_CONSOLE_USER")
+        self._mark = f"qvm{secrets.token_hex(8)}"
+        self._count = 0
+        self._is_ours = False
+        """We have logged in."""
+
+    def enter(self) -> None:
+        """Get a shell there, and let it be silent.
+
+        Raises:
+            _Silent: there is none.
+        """
+        deadline = min(self._until, time.monotonic() + PROMPT_S)
+        self._line.type("\n")
+        names, passwords = 0, 0
+        while time.monotonic() < deadline:
+            shown = self._line.last_line(deadline)
+            if _LOGIN.search(shown):
+                if names or passwords:
+                    raise _Silent(f"the console refuses {self._user} (VM_CONSOLE_USER)")
+                names, self._is_ours = 1, True
+                self._say(f"{self._user}\n")
+            elif _PASSWORD.search(shown):
+                if passwords:
+                    raise _Silent(f"the console refuses the password of {self._user}")
+                passwords = 1
+                self._say(f"{self._password()}\n")
+            elif _SHELL.search(shown):
+                self._begin()
+                return
+            else:
+                self._line.read(0.5)
+        last = self._line.text.strip().rpartition(b"\n")[2].decode(errors="replace").strip()
+        raise _Silent(f"the console shows no prompt: {last or 'it is silent'}")
+
+    def _say(self, text: str) -> None:
+        self._line.text = b""
+        self._line.type(text)
+
+    def _password(self) -> str:
+        name = self._vm.settings.text("VM_CONSOLE_PASSWORD_FILE")
+        if not name:
+            raise _Silent("the console asks for a password (VM_CONSOLE_PASSWORD_FILE names its file)")
+        path = self._vm.settings.path("VM_CONSOLE_PASSWORD_FILE")
+        try:
+            if os.stat(path).st_mode & 0o077:
+                raise _Silent(f"{name} can be read by others (`chmod 600 {name}`)")
+            return host_files.read(path).text.rstrip("\n")
+        except OSError as error:
+            raise _Silent(f"{name}: {error.strerror}") from None
+
+    def _begin(self) -> None:
+        """Switch the echo off; what is typed from now on is not shown."""
+        self._say("stty -echo; PS1= PS2= HISTFILE=\n")
+        if not self._step("", STEP_S):
+            raise _Silent("what the console shows as a prompt is not a shell's")
+
+    def _step(self, line: str, timeout_s: float) -> re.Match[bytes] | None:
+        """Let the shell read a line; its status in the group `status`. None if it has not ended in time."""
+        self._count += 1
+        mark = f"{self._mark}-{self._count}"
+        self._say(f"{line}; printf '\\n%s=%s=\\n' {mark} $?\n" if line else f"printf '\\n%s=0=\\n' {mark}\n")
+        pattern = re.compile(re.escape(mark.encode()) + rb"=(?P<status>\d+)=")
+        return self._line.wait(pattern, time.monotonic() + timeout_s)
+
+    def _must(self, line: str) -> None:
+        """As `_step`, of a line that must succeed before anything is run."""
+        found = self._step(line, STEP_S)
+        if not found or found["status"] != b"0":
+            raise _Silent("the shell on the console does not do what a POSIX shell does")
+
+    def run(self) -> Result:
+        """Run the command, and fetch what it has written."""
+        self._must("qvm_d=$(mktemp -d)")
+        script = wishes.script(self._wish, is_ascii=True)
+        if self._wish.user not in (None, self._user):
+            script = f"su -s /bin/sh {self._wish.user} -c {_single(script)}"
+        self._store("qvm_q", script.encode())
+        source = "/dev/null"
+        if self._wish.data is not None:
+            source = "$qvm_d/i"
+            self._write("$qvm_d/i", self._wish.data)
+        line = f'(eval "$qvm_q") <{source} >$qvm_d/o 2>$qvm_d/e'
+        left = self._until - time.monotonic()
+        found = self._step(line, left)
+        if found is None:
+            self._interrupt()
+            raise DeadlineError(
+                f"in the guest, `{self._wish.shown}` had not ended after {self._wish.timeout_s:g} s; "
+                "it was interrupted", machine=self._vm.name, hint="`--timeout` is the limit in seconds",
+            )  # fmt: skip
+        return Result.of_bytes(
+            self._fetch("o"), self._fetch("e"), argv=self._wish.argv, status=int(found["status"]),
+            via="serial", machine=self._vm.name,
+        )  # fmt: skip
+
+    def _store(self, name: str, data: bytes) -> None:
+        """Set a variable of the shell, piece by piece."""
+        self._must(f"{name}=")
+        for piece in _pieces(data):
+            self._must(f"qvm_p=$(printf '{piece}x') && {name}=${name}${{qvm_p%x}}")
+
+    def _write(self, path: str, data: bytes) -> None:
+        """Write a file in the guest, piece by piece."""
+        self._must(f": >{path}")
+        for piece in _pieces(data):
+            self._must(f"printf '{piece}' >>{path}")
+
+    def _fetch(self, name: str) -> bytes:
+        """What the command has written to one of its streams.
+
+        Raises:
+            GuestUnreachableError: it does not arrive.
+        """
+        for _ in range(TRIES):
+            found = self._step(f"sha256sum <$qvm_d/{name}; base64 $qvm_d/{name}", 10 * STEP_S)
+            if not found:
+                continue
+            rows = self._line.text.replace(b"\r", b"").split(b"\n")
+            sums = [row[:64] for row in rows if re.fullmatch(rb"[0-9a-f]{64}  -", row)]
+            data = b"".join(row for row in rows if _BASE64.fullmatch(row))
+            try:
+                plain = base64.b64decode(data, validate=True)
+            except binascii.Error:
+                continue
+            if sums and _sha256(plain) == sums[0].decode():
+                return plain
+        raise GuestUnreachableError(
+            "the output of the command does not arrive whole over the serial console",
+            machine=self._vm.name, hint="the guest needs `base64` and `sha256sum`",
+        )  # fmt: skip
+
+    def _interrupt(self) -> None:
+        """Ctrl-C, until the shell answers."""
+        for _ in range(TRIES):
+            self._say("\x03\n")
+            if self._step("", 2.0):
+                return
+
+    def leave(self) -> None:
+        """Remove what was made in the guest, and log out if it was us who logged in."""
+        try:
+            self._step('rm -rf "$qvm_d"; unset qvm_d qvm_q qvm_p', STEP_S)
+            self._line.type("exit\n" if self._is_ours else "stty echo; exec $SHELL\n")
+        except (_Silent, QvmError, OSError):
+            pass
+
+
+def _pieces(data: bytes) -> list[str]:
+    """`data` as texts for `printf` in single quotes."""
+    texts = [chr(b) if 32 <= b < 127 and chr(b) not in "\\%'" else f"\\{b:03o}" for b in data]
+    return ["".join(texts[at : at + CHUNK // 4]) for at in range(0, len(texts), CHUNK // 4)]
+
+
+def _single(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _sha256(data: bytes) -> str:
+    from hashlib import sha256
+
+    return sha256(data).hexdigest()

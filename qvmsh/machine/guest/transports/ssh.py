@@ -1,0 +1,242 @@
+"""Commands in the guest by ssh: as `qvm ssh` has them, and as a way of `qvm exec`.
+
+shell(vm, ("uname", "-r"), wants_tty=False)      # "6.1.0-amd64\n" for Python
+run(vm, note, Wish(("uname", "-r")))             # the same; its output is written, or in the result
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from qvmsh.errors import CommandError, DeadlineError, GuestUnreachableError, QvmError
+from qvmsh.host import files as host_files
+from qvmsh.host import ssh_connection
+from qvmsh.io import isatty, unwritable
+from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest import wish as wishes
+from qvmsh.machine.guest.result import Result
+from qvmsh.machine.guest.wish import Unusable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from qvmsh.machine.guest.wish import Wish
+    from qvmsh.machine.launch_record import LaunchRecord
+    from qvmsh.machine.machine import BaseMachine
+
+LOOK_S = 3.0
+"""How long ssh is waited for where another way could be used instead."""
+
+
+def shell(
+    vm: BaseMachine,
+    words: Sequence[str],
+    *,
+    wants_tty: bool,
+    timeout_s: float | None = None,
+    data: str | bytes | None = None,
+    is_checked: bool = True,
+) -> Result:
+    """Run `words` (none: a login shell) in the guest's shell.
+
+    With a capturing `Io` the output is returned as text; else it goes to the streams of the caller.
+
+    Args:
+        timeout_s, data, is_checked: for a capturing `Io`: how long it may take, what it reads, and whether
+            an exit status that is not 0 is an error.
+
+    Raises:
+        CommandError: the command's exit status is not 0.
+        GuestUnreachableError: its exit status is not known.
+        DeadlineError: it has not ended.
+    """
+    is_interactive = isatty(vm.io.stdin) and not vm.io.capture
+    if vm.io.capture and not words:
+        raise GuestUnreachableError(
+            "a login shell needs a terminal", machine=vm.name, hint='pass a command: ssh("uname -a")'
+        )
+    log_in_s = min(guest.LOG_IN_S, timeout_s or guest.LOG_IN_S)
+    began = time.monotonic()
+    with guest.taken(vm, "reach the guest", interactive=is_interactive, timeout_s=log_in_s) as own:
+        if vm.io.capture:
+            given = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+            done = _capture(vm, own, words, words, timeout_s, given)
+            done.duration_s = time.monotonic() - began
+            return done.check() if is_checked else done
+        tty = wants_tty or (not words and is_interactive)
+        status = _pass_on(vm, own, words, tty=tty)
+    if status:
+        raise Failed(" ".join(words) or "the login shell", argv=words, status=status, machine=vm.name)
+    return Result(argv=words, machine=vm.name)
+
+
+def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
+    """Run a command as a way of `exec`; its output is written where the caller does not capture it.
+
+    Raises:
+        Unusable: ssh does not lead into the guest.
+        GuestUnreachableError: the connection was lost while the command ran.
+        DeadlineError: it has not ended in time.
+    """
+    began = time.monotonic()
+    is_captured = vm.io.capture or vm.io.json
+    tty = wish.is_interactive and not is_captured and isatty(vm.io.stdin)
+    words = [wishes.script(wish)]
+    with contextlib.ExitStack() as stack:
+        own = _opened(vm, note, wish, stack, is_interactive=tty)
+        left = None if wish.timeout_s is None else max(0.1, wish.timeout_s - (time.monotonic() - began))
+        if is_captured:
+            return _capture(vm, own, words, wish.argv, left, wish.data)
+        try:
+            status = _pass_on(vm, own, words, tty=tty, has_input=wish.is_interactive, timeout_s=left)
+        except TimeoutError:
+            raise _late(vm, wish.argv, wish.timeout_s or 0.0, b"") from None
+    done = Result(argv=wish.argv, status=status, machine=vm.name)
+    done.is_streamed = True
+    return done
+
+
+def _opened(
+    vm: BaseMachine, note: LaunchRecord, wish: Wish, stack: contextlib.ExitStack, *, is_interactive: bool
+) -> ssh_connection.Link:
+    """A connection for the command, until the stack ends.
+
+    Raises:
+        Unusable: there is none.
+    """
+    if not note.ssh_port:
+        raise Unusable("the machine has no network for ssh")
+    try:
+        found = guest.link(vm, note)
+        if wish.user is not None:
+            found = found.of_user(wish.user)
+        is_last = wish.ways[-1] == "ssh"
+        if not (is_last or found.is_open() or guest.speaks(found, timeout_s=LOOK_S)):
+            raise Unusable(f"ssh does not answer at {found.host}:{found.port}")
+        limit_s = min(guest.LOG_IN_S, wish.timeout_s or guest.LOG_IN_S)
+        return stack.enter_context(found.taken(interactive=is_interactive, timeout_s=limit_s))
+    except ssh_connection.Refused as refused:
+        raise Unusable(guest.refusal(vm, found, refused).what) from None
+    except QvmError as error:
+        raise Unusable(error.what) from None
+
+
+def _pass_on(
+    vm: BaseMachine,
+    own: ssh_connection.Link,
+    words: Sequence[str],
+    *,
+    tty: bool,
+    has_input: bool = True,
+    timeout_s: float | None = None,
+) -> int:
+    """Run a command on the caller's streams; its exit status.
+
+    Raises:
+        TimeoutError: it has not ended in time.
+    """
+    from qvmsh.host import pass_streams  # late: Python's own start is most of what a command takes
+
+    with _log(own) as log, contextlib.ExitStack() as stack:
+        argv = own.command(words, tty=tty, log=log)
+        vm.io.stdout.flush()
+        stdin = _descriptor(vm.io.stdin, 0)
+        if not has_input:
+            stdin = stack.enter_context(open("/dev/null", "rb")).fileno()
+        streams = {"stdout": _descriptor(vm.io.stdout, 1), "stderr": _descriptor(vm.io.stderr, 2)}
+        try:
+            with own.ended_by_failure():
+                status = pass_streams.run(
+                    argv, stdin=stdin, **streams, tty=tty, host=own.host, timeout_s=timeout_s
+                )
+        except (BrokenPipeError, TimeoutError):
+            raise
+        except OSError as error:
+            raise unwritable(error, vm.name) from None
+        said = _require_known(vm, own, log, status)
+    if said:
+        print(said, file=vm.io.stderr)
+    return status
+
+
+@contextlib.contextmanager
+def _log(own: ssh_connection.Link) -> Iterator[str]:
+    """The file for ssh's own messages of one command."""
+    log = host_files.unique(f"{own.log}-")
+    with host_files.Removed(log):
+        yield log
+
+
+def _descriptor(stream: object, own: int) -> int:
+    """The descriptor behind a text stream; the process' own where it has none."""
+    try:
+        return int(stream.fileno())  # type: ignore[attr-defined]  # that is the question
+    except (AttributeError, OSError, ValueError):
+        return own
+
+
+def _require_known(vm: BaseMachine, own: ssh_connection.Link, log: str, status: int) -> str:
+    """What ssh itself said of a command whose exit status is known."""
+    known, said = own.outcome(log, status)
+    if known is not None:
+        return said
+    if said:  # it had to make a connection of its own, and could not
+        raise guest.refusal(vm, own, ssh_connection.reason(said))
+    if not own.is_open():
+        raise GuestUnreachableError(
+            "the connection to the guest was lost while the command ran: its exit status is unknown",
+            machine=vm.name,
+            hint="`qvm status` shows the machine's state",
+        )
+    raise GuestUnreachableError(
+        "the command in the guest ended without an exit status: a signal ended it, or the guest's ssh server",
+        machine=vm.name,
+        hint="`COMMAND; exit $?` gives 128+N if signal N ends COMMAND",
+    )
+
+
+class Failed(CommandError):
+    """A guest's command failed and has already said why on the shared standard error."""
+
+    is_silent = True
+
+
+def _capture(
+    vm: BaseMachine,
+    own: ssh_connection.Link,
+    words: Sequence[str],
+    argv: Sequence[str],
+    timeout_s: float | None,
+    data: bytes | None,
+) -> Result:
+    """Run a command and return what it writes.
+
+    Args:
+        words: what ssh gets.
+        argv: the command as the caller knows it.
+    """
+    import subprocess
+
+    with _log(own) as log:
+        line = own.command(words, tty=False, log=log)
+        stdin = subprocess.DEVNULL if data is None else None
+        try:
+            with own.ended_by_failure():
+                done = subprocess.run(line, stdin=stdin, input=data, capture_output=True, timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise _late(vm, argv, timeout_s or 0.0, error.stdout or b"") from None
+        status = 128 - done.returncode if done.returncode < 0 else done.returncode
+        said = _require_known(vm, own, log, status)
+    errors = done.stderr or said.encode()
+    return Result.of_bytes(done.stdout, errors, argv=argv, status=status, machine=vm.name)
+
+
+def _late(vm: BaseMachine, argv: Sequence[str], timeout_s: float, output: bytes) -> DeadlineError:
+    return DeadlineError(
+        f"in the guest, `{' '.join(argv)}` had not ended after {timeout_s:g} s",
+        machine=vm.name,
+        details=output.decode(errors="replace").splitlines()[-5:],
+        hint="it may still be running; `timeout` is the limit in seconds",
+    )

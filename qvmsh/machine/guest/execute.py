@@ -8,6 +8,7 @@ command may have begun, what goes wrong is an error: it is never run twice.
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import replace
 
@@ -42,6 +43,8 @@ def execute(vm: BaseMachine, wish: Wish) -> Result:
     pid, note = state.require(vm, state.observe(vm), "run a command in the guest", *awake)
     began, refused = time.monotonic(), dict[str, str]()
     is_captured = vm.io.capture or vm.io.json
+    if wish.timeout_s is not None:
+        wish = replace(wish, tag=secrets.token_hex(8))
     for way in wish.ways:
         if way != "ssh" and wish.is_interactive and wish.data is None and not is_captured:
             wish = replace(wish, data=vm.io.stdin.buffer.read())

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from qvmsh.errors import UsageError
 
+TAG = "QVM_EXEC"
+"""A variable of a command that must end in time."""
 WAYS = ("ssh", "agent", "serial")
 """The ways into a guest, in the order in which they are tried."""
 _PLAIN = re.compile(r"[ -&(-~]*")
@@ -36,6 +38,7 @@ class Wish:
         cwd: the directory in the guest.
         data: its standard input; None: nothing.
         is_interactive: it reads the caller's standard input, and gets a terminal where that is one.
+        tag: what the command is known by in the guest, so that it can be ended.
     """
 
     words: tuple[str, ...] = ()
@@ -47,6 +50,7 @@ class Wish:
     cwd: str | None = None
     data: bytes | None = None
     is_interactive: bool = False
+    tag: str = ""
 
     @property
     def shown(self) -> str:
@@ -79,6 +83,13 @@ def require_sound(wish: Wish) -> None:
             raise UsageError("exec: a word holds the character NUL, which no command line can hold")
 
 
+def ending(tag: str) -> str:
+    """A script that ends the command with this tag, and all that it has begun."""
+    found = f"grep -l {TAG}={tag} /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3"
+    rounds = [f"for p in $({found}); do kill -{name} $p; done" for name in ("TERM", "KILL")]
+    return " 2>/dev/null; sleep 1; ".join(rounds) + " 2>/dev/null; true"
+
+
 def script(wish: Wish, *, is_ascii: bool = False) -> str:
     """The script that runs the command and ends with its status; 128 + N where signal N ended it.
 
@@ -86,7 +97,7 @@ def script(wish: Wish, *, is_ascii: bool = False) -> str:
         is_ascii: only printable ASCII: for a way that carries nothing else.
     """
     quoting = _Quoting(is_ascii=is_ascii)
-    parts = []
+    parts = [f"{TAG}={wish.tag}; export {TAG};"] if wish.tag else []
     for text in wish.env:
         name, _, value = text.partition("=")
         parts.append(f"{name}={quoting.quoted(value)}; export {name};")

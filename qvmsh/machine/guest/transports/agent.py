@@ -65,11 +65,11 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
         if found["exited"]:
             return _result(wish, found, vm.name)
         if until is not None and time.monotonic() >= until:
-            _end(path, pid)
+            _end(path, wish.tag)
             raise DeadlineError(
-                f"in the guest, `{wish.shown}` had not ended after {wish.timeout_s:g} s; it was ended",
+                f"in the guest, `{wish.shown}` had not ended after {wish.timeout_s:g} s",
                 machine=vm.name,
-                hint="`--timeout` is the limit in seconds",
+                hint="it was ended; `--timeout` is the limit in seconds",
             )
         time.sleep(pause_s)  # the agent does not report the end
         pause_s = min(pause_s * 1.5, LAST_LOOK_S)
@@ -94,11 +94,16 @@ def _begun(path: str, wish: Wish) -> int:
         raise Unusable(error.strerror or str(error)) from None
 
 
-def _end(path: str, pid: int) -> None:
-    """End a command that takes too long, with what it has begun where it leads a group."""
-    line = f"kill -TERM -{pid} {pid} 2>/dev/null; sleep 1; kill -KILL -{pid} {pid} 2>/dev/null"
+def _end(path: str, tag: str) -> None:
+    """End a command that takes too long, and wait for that."""
     with contextlib.suppress(OSError, QmpError):
-        qga.ask(path, "guest-exec", {"path": "/bin/sh", "arg": ["-c", line]}, timeout_s=ANSWER_S)
+        given = {"path": "/bin/sh", "arg": ["-c", wishes.ending(tag)]}
+        pid = qga.ask(path, "guest-exec", given, timeout_s=ANSWER_S)["pid"]
+        deadline = time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline:
+            if qga.ask(path, "guest-exec-status", {"pid": pid}, timeout_s=ANSWER_S)["exited"]:
+                return
+            time.sleep(FIRST_LOOK_S)
 
 
 def _result(wish: Wish, found: dict[str, Any], machine: str) -> Result:

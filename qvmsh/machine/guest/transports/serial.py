@@ -39,8 +39,8 @@ QUIET_S = 0.3
 """How long it must have been silent for its last line to be a prompt."""
 STEP_S = 30.0
 """How long the guest's shell may take for a step of ours."""
-CHUNK = 1024
-"""How much of a script is sent on a line: a terminal's line holds 4096 bytes."""
+CHUNK = 600
+"""How much of a script is sent on a line: busybox reads lines of up to 1024 bytes."""
 MOST_BYTES = 1 << 20
 """The longest input."""
 TRIES = 5
@@ -227,15 +227,16 @@ class _Shell:
         source = "/dev/null"
         if self._wish.data is not None:
             source = "$qvm_d/i"
-            self._write("$qvm_d/i", self._wish.data)
+            self._write("i", self._wish.data)
         line = f'(eval "$qvm_q") <{source} >$qvm_d/o 2>$qvm_d/e'
         left = self._until - time.monotonic()
         found = self._step(line, left)
         if found is None:
             self._interrupt()
+            self._step(wishes.ending(self._wish.tag), STEP_S)
             raise DeadlineError(
-                f"in the guest, `{self._wish.shown}` had not ended after {self._wish.timeout_s:g} s; "
-                "it was interrupted", machine=self._vm.name, hint="`--timeout` is the limit in seconds",
+                f"in the guest, `{self._wish.shown}` had not ended after {self._wish.timeout_s:g} s",
+                machine=self._vm.name, hint="it was ended; `--timeout` is the limit in seconds",
             )  # fmt: skip
         return Result.of_bytes(
             self._fetch("o"), self._fetch("e"), argv=self._wish.argv, status=int(found["status"]),
@@ -248,11 +249,24 @@ class _Shell:
         for piece in _pieces(data):
             self._must(f"qvm_p=$(printf '{piece}x') && {name}=${name}${{qvm_p%x}}")
 
-    def _write(self, path: str, data: bytes) -> None:
-        """Write a file in the guest, piece by piece."""
-        self._must(f": >{path}")
-        for piece in _pieces(data):
-            self._must(f"printf '{piece}' >>{path}")
+    def _write(self, name: str, data: bytes) -> None:
+        """Write a file in the guest, as lines of base64 that no shell reads.
+
+        Raises:
+            _Silent: it does not arrive.
+        """
+        text = base64.encodebytes(data).decode()
+        for _ in range(TRIES):
+            self._say(f"base64 -d >$qvm_d/{name}\n")
+            self._line.type(f"{text}\x04")
+            if self._step(f"sha256sum <$qvm_d/{name}", 10 * STEP_S) and self._sum() == _sha256(data):
+                return
+        raise _Silent("its input does not arrive whole; the guest needs `base64` and `sha256sum`")
+
+    def _sum(self) -> str:
+        """The checksum that the guest has just shown."""
+        found = re.search(rb"^([0-9a-f]{64})  -\r*$", self._line.text, re.MULTILINE)
+        return found[1].decode() if found else ""
 
     def _fetch(self, name: str) -> bytes:
         """What the command has written to one of its streams.
@@ -265,13 +279,12 @@ class _Shell:
             if not found:
                 continue
             rows = self._line.text.replace(b"\r", b"").split(b"\n")
-            sums = [row[:64] for row in rows if re.fullmatch(rb"[0-9a-f]{64}  -", row)]
             data = b"".join(row for row in rows if _BASE64.fullmatch(row))
             try:
                 plain = base64.b64decode(data, validate=True)
             except binascii.Error:
                 continue
-            if sums and _sha256(plain) == sums[0].decode():
+            if _sha256(plain) == self._sum():
                 return plain
         raise GuestUnreachableError(
             "the output of the command does not arrive whole over the serial console",

@@ -7,6 +7,7 @@ run(vm, note, Wish(("uname", "-r")))             # the same; its output is writt
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 
 from qvmsh.errors import CommandError, DeadlineError, GuestUnreachableError, QvmError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
 
+END_S = 15.0
+"""How long a command that must end may take for it."""
 LOOK_S = 3.0
 """How long ssh is waited for where another way could be used instead."""
 
@@ -87,12 +90,17 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
     with contextlib.ExitStack() as stack:
         own = _opened(vm, note, wish, stack, is_interactive=tty)
         left = None if wish.timeout_s is None else max(0.1, wish.timeout_s - (time.monotonic() - began))
-        if is_captured:
-            return _capture(vm, own, words, wish.argv, left, wish.data)
         try:
+            if is_captured:
+                return _capture(vm, own, words, wish.argv, left, wish.data)
             status = _pass_on(vm, own, words, tty=tty, has_input=wish.is_interactive, timeout_s=left)
-        except TimeoutError:
-            raise _late(vm, wish.argv, wish.timeout_s or 0.0, b"") from None
+        except (TimeoutError, DeadlineError) as error:
+            late = error if isinstance(error, DeadlineError) else _late(vm, wish.argv, 0.0, b"")
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                if own.run(wishes.ending(wish.tag), timeout_s=END_S).returncode == 0:
+                    late.hint = "it was ended; `--timeout` is the limit in seconds"
+            late.what = f"in the guest, `{wish.shown}` had not ended after {wish.timeout_s:g} s"
+            raise late from None
     done = Result(argv=wish.argv, status=status, machine=vm.name)
     done.is_streamed = True
     return done
@@ -217,8 +225,6 @@ def _capture(
         words: what ssh gets.
         argv: the command as the caller knows it.
     """
-    import subprocess
-
     with _log(own) as log:
         line = own.command(words, tty=False, log=log)
         stdin = subprocess.DEVNULL if data is None else None

@@ -279,6 +279,33 @@ def test_packed_directory_is_a_machine(vm: Vm, words: list[str], name: str) -> N
     assert uuid_of(made) != uuid_of(vm)
 
 
+def test_other_machines_and_archives_in_a_packed_directory_stay_out(vm: Vm) -> None:
+    """Their settings have not been looked at: they would run hooks without `qvm allow`."""
+    (vm.directory / "sub/deep").mkdir(parents=True)
+    (vm.directory / "sub/.vmrc").write_text("VM_PRE_START=./run\n")
+    (vm.directory / "sub/deep/run").write_text("#!/bin/sh\n")
+    (vm.directory / "notes").write_text("mine")
+    vm.ok("archive")
+    archived = next(vm.directory.glob("demo-20*")).name
+    output_of(vm.world.home, "tar", "-czf", "x.tar.gz", "demo")
+    found = import_package(vm.world, "x.tar.gz", "twin")
+    assert {name.split("/")[1] for name in found["skipped"]} == {"sub", archived}
+    assert not [path for path in (vm.world.home / "twin").iterdir() if path.name in ("sub", archived)]
+    assert (vm.world.home / "twin/notes").read_text() == "mine"
+
+
+def test_unaccepted_machine_is_not_copied(vm: Vm) -> None:
+    vm.set(VM_PRE_START="./run")
+    output_of(vm.world.home, "tar", "-czf", "x.tar.gz", "demo")
+    brings = import_package(vm.world, vm.world.home / "x.tar.gz", "one")["brings"]
+    assert [each["name"] for each in brings] == ["VM_PRE_START"]
+    one = Vm(vm.world, vm.world.home / "one")
+    for words in (("clone", "../two"), ("archive",), ("export",), ("start", "--no-wait")):
+        result = one.qvm(*words)
+        assert (result.status, "qvm allow" in result.err) == (2, True), result
+    assert not (vm.world.home / "two").exists()
+
+
 def test_import_of_what_is_no_package_says_so(world: World) -> None:
     (world.home / "x.tar.gz").write_text("no tar")
     assert "truncated" in world.run("import", "x.tar.gz", "a").err

@@ -173,6 +173,17 @@ def in_the_trash(environ: Mapping[str, str]) -> list[str]:
         return []
 
 
+def deleted(environ: Mapping[str, str]) -> dict[str, str]:
+    """Where each machine in the trash is, and where it was, if its note says so."""
+    found = {}
+    for place in in_the_trash(environ):
+        try:
+            found[place] = str(host_files.document(os.path.join(place, ".qvm", "deleted"))["directory"])
+        except (OSError, ValueError, KeyError, TypeError):
+            found[place] = place
+    return found
+
+
 def remember(vm: BaseMachine) -> None:
     """Record that `vm` was used under its name; failing to write the list is not an error."""
     directory = os.path.realpath(vm.directory)

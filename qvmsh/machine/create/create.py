@@ -24,7 +24,7 @@ from qvmsh.machine.create import wish as wishes
 from qvmsh.machine.create.wish import Wish
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.storage import own_disk
+from qvmsh.machine.storage import linked, own_disk
 from qvmsh.machine.work import creation_folder
 
 TYPE_CHECKING = False
@@ -75,6 +75,8 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
                 make_key(part, name)
             _write_vmrc(part, name, wish, is_builtin, environ)
             _require_right(part, final, wish.template, environ)
+            if wish.is_linked:
+                linked.note(BaseMachine(part, environ=environ))
             with identity.settled(BaseMachine(part, environ=environ), is_fixed=wish.machine_id is not None):
                 folder.put_in_place()
                 registry.remember(BaseMachine(final, environ=environ))
@@ -83,6 +85,8 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
             raise UsageError(f"create: another command has just created {name}") from None
         raise QvmError(f"cannot create {name}: {error.strerror}", hint="nothing was left behind") from error
     host_files.sync_folder(os.path.dirname(final))
+    if wish.is_linked:
+        linked.add(final)
     if wish.is_moved:
         host_files.remove(source)
     return BaseMachine(final, io=io, environ=environ)

@@ -16,11 +16,12 @@ from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import lasting, plural, stamp
-from qvmsh.machine.shelf import linked, own_files, trash
+from qvmsh.machine.shelf import own_files, trash
 from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted
-from qvmsh.machine.storage import dependents, volumes
+from qvmsh.machine.storage import dependents, linked, volumes
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
+from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,30 +95,36 @@ def _require_free(vm: BaseMachine, content: Content) -> None:
 
 
 def require_no_dependents(vm: BaseMachine, content: Content, what: str) -> None:
-    """Refuse where an image outside of the machine is backed by one of its own.
+    """Refuse where another machine needs a disk of this one: as a disk of its own, or as a base.
 
     Raises:
-        StateError: there is one; the text names its machine.
+        StateError: there is one; the text names it.
+        ImageError: a QEMU that qvm does not know has a disk in use.
     """
     linked.require_found(vm, what)
     here = os.path.realpath(vm.directory) + os.sep
     own = [each.path for each in volumes.configured(vm, is_to_come=True)]
     own += [os.path.join(vm.directory, each) for each in content.own]
-    files = [path for path in dict.fromkeys(own) if os.path.realpath(path).startswith(here)]
+    paths = [path for path in dict.fromkeys(own) if os.path.realpath(path).startswith(here)]
+    files = [each for each in paths if os.path.isfile(each)]
+    for path, directory in dependents.users(files, vm).items():
+        raise StateError(
+            f"cannot {what}: {os.path.basename(path)} is a disk of the machine in {directory}",
+            machine=vm.name, hint=f"`qvm -C {quote(directory)} config edit` takes it from that machine",
+        )  # fmt: skip
     found = [
         (overlay, path)
-        for path, above in dependents.overlays_on_each(
-            [each for each in files if os.path.isfile(each)], vm
-        ).items()
+        for path, above in dependents.overlays_on_each(files, vm).items()
         for overlay in above
         if not overlay.startswith(here)
     ]
-    if not found:
-        return
-    lines = [f"{overlay} is backed by {os.path.basename(path)}" for overlay, path in dict(found).items()]
-    raise StateError(
-        f"cannot {what}: {lines[0]}", machine=vm.name, details=lines[1:], hint=_way_out(vm, found[0][0])
-    )
+    if found:
+        lines = [f"{overlay} is backed by {os.path.basename(path)}" for overlay, path in dict(found).items()]
+        raise StateError(
+            f"cannot {what}: {lines[0]}", machine=vm.name, details=lines[1:], hint=_way_out(vm, found[0][0])
+        )
+    for path in files:
+        image.require_unused(path, vm.name)
 
 
 def _way_out(vm: BaseMachine, overlay: str) -> str:

@@ -11,9 +11,8 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import copies, identity, registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import new_identity
-from qvmsh.machine.shelf import linked
 from qvmsh.machine.shelf.reports import Renewed
-from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import chain, linked, volumes
 from qvmsh.machine.work.lock import work_lock
 
 
@@ -38,13 +37,13 @@ def renew(vm: BaseMachine, *, is_sure: bool) -> Renewed:
             each for each in volumes.configured(vm) if each.format == "qcow2" and os.path.exists(each.path)
         ]
         has_snapshots = any(chain.snapshots_in(each.path, each.format) for each in disks)
-        original = linked.original_of(vm.directory)
-        if original and not is_copy:
+        if is_copy:
+            linked.drop(vm.directory)
+        else:
             linked.forget(vm.directory)
         new_identity.renew(vm.directory, vm.name, vm.environ, notes, has_snapshots=has_snapshots)
         host_files.remove(vm.files.place)
-        if original and os.path.isdir(original):
-            linked.add(original, vm.directory)
+        linked.add(vm.directory)
     made = BaseMachine(vm.directory, io=vm.io, environ=vm.environ)
     registry.remember(made)
     return Renewed(made.name, identity.uuid_of(made), made.settings.text("VM_MACHINE_ID"), notes)

@@ -25,7 +25,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import mounts, process
 from qvmsh.machine import registry
 from qvmsh.machine.journal import Kind, Record
-from qvmsh.machine.shelf import linked
+from qvmsh.machine.storage import linked
 from qvmsh.machine.work import creation_folder
 
 TYPE_CHECKING = False

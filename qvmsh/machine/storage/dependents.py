@@ -51,10 +51,13 @@ def _backed_by(paths: Sequence[str], vm: BaseMachine | None) -> dict[str, set[st
     """Which image is backed by which, in all folders that are searched."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
-        folders += [vm.directory, *registry.directories(vm.environ), *registry.in_the_trash(vm.environ)]
+        folders += [vm.directory, *registry.directories(vm.environ)]
     found: dict[str, set[str]] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
-        for image_path, below in _backings(folder).items():
+        for image_path, below in _backings(folder, folder).items():
+            found.setdefault(image_path, set()).update(below)
+    for folder, was in (registry.deleted(vm.environ) if vm else {}).items():
+        for image_path, below in _backings(folder, was).items():
             found.setdefault(image_path, set()).update(below)
     for path in _raw(vm) if vm else ():  # a header in there is the guest's, and names nothing
         found.pop(path, None)
@@ -71,6 +74,29 @@ def _raw(vm: BaseMachine) -> list[str]:
         return []
 
 
+def users(paths: Sequence[str], vm: BaseMachine) -> dict[str, str]:
+    """Which of the images another known machine, or one in the trash, has as a disk: path and directory."""
+    from qvmsh.machine.storage import volumes  # it uses this module
+
+    wanted = {os.path.realpath(path): path for path in paths}
+    found: dict[str, str] = {}
+    here = os.path.realpath(vm.directory)
+    places = {each: each for each in registry.directories(vm.environ)} | registry.deleted(vm.environ)
+    for place, was in places.items():
+        if os.path.realpath(place) == here:
+            continue
+        try:
+            other = type(vm)(place, environ=vm.environ)
+            disks = [each.path for each in volumes.configured(other, is_to_come=True)]
+        except (OSError, QvmError):  # what a broken one has cannot be known
+            continue
+        for disk in disks:
+            for path in {disk, os.path.normpath(os.path.join(was, os.path.relpath(disk, place)))}:
+                if (real := os.path.realpath(path)) in wanted:
+                    found.setdefault(wanted[real], was)
+    return found
+
+
 def _above(backed_by: dict[str, set[str]], path: str) -> list[str]:
     found: list[str] = []
     below = {os.path.realpath(path)}
@@ -81,8 +107,12 @@ def _above(backed_by: dict[str, set[str]], path: str) -> list[str]:
     return found
 
 
-def _backings(folder: str) -> dict[str, set[str]]:
-    """The images in a folder that are backed by others: file and possible bases, as real paths."""
+def _backings(folder: str, was: str) -> dict[str, set[str]]:
+    """The images in a folder that are backed by others: file and possible bases, as real paths.
+
+    Args:
+        was: where the folder will be again, if it is in the trash: a relative name counts from there too.
+    """
     found: dict[str, set[str]] = {}
     for path in _files(folder, DEPTH):
         try:
@@ -92,7 +122,8 @@ def _backings(folder: str) -> dict[str, set[str]]:
         if backing:
             # through a link a relative name means another file than beside the image itself
             below = found.setdefault(os.path.realpath(path), set())
-            below.update(map(os.path.realpath, image.backing_files(path, backing)))
+            for place in {path, os.path.join(was, os.path.relpath(path, folder))}:
+                below.update(map(os.path.realpath, image.backing_files(place, backing)))
     return found
 
 

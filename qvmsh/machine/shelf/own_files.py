@@ -13,16 +13,17 @@ import os
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.machine.archive import maintenance
+from qvmsh.machine.archive import drives, maintenance, settings
 from qvmsh.machine.create.layers import Layers
 from qvmsh.machine.snapshot import of_s2e
-from qvmsh.machine.storage import supplies, volumes
+from qvmsh.machine.storage import chain, supplies, volumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from qvmsh.machine.machine import BaseMachine
+    from qvmsh.machine.storage.volumes import Volume
 
 ALWAYS = (".vmrc", ".qvm", ".qvmrc.xsh")
 FIRMWARE = ("uefi", "uefi-secure")
@@ -51,12 +52,15 @@ def of(vm: BaseMachine) -> Content:
     Raises:
         ConfigError: the configuration, which names the disks, is wrong.
     """
-    settings, directory = vm.settings, vm.directory
-    name = settings.text("VM_MACHINE_NAME")
+    directory = vm.directory
+    name = vm.settings.text("VM_MACHINE_NAME")
     layers = Layers(vm)
     paths = [layers.seed, layers.base, layers.overlay, f"{name}.{layers.format}"]
     paths += [f"{name}-{kind}.qcow2" for kind in FIRMWARE]
-    disks = [each.path for each in volumes.configured(vm, is_to_come=True)]
+    configured = volumes.configured(vm, is_to_come=True)
+    paths += [path for each in configured for path in _bases(vm, each)]
+    paths += _named(vm)
+    disks = [each.path for each in configured]
     disks += [each.path for each in supplies.additional_disks(vm)]
     folders, count = _archives(vm)
     paths += [*folders, *of_s2e.paths(vm).values()]
@@ -66,6 +70,21 @@ def of(vm: BaseMachine) -> Content:
     own, foreign = _sorted_out(directory, "", named, f".{name}.part-")
     outside = sorted(path for path in disks if os.path.relpath(path, directory).startswith(".."))
     return Content(tuple(own), tuple(foreign), count, tuple(dict.fromkeys(outside)))
+
+
+def _bases(vm: BaseMachine, disk: Volume) -> list[str]:
+    """What a disk is backed by, as far as it can be known."""
+    with contextlib.suppress(QvmError, OSError):
+        found = chain.layers(disk.path, disk.format, vm.name, vm.directory)
+        return [os.path.join(vm.directory, each.path) for each in found[1:]]
+    return []
+
+
+def _named(vm: BaseMachine) -> list[str]:
+    """The small files that the settings name: kernels, hooks, media."""
+    with contextlib.suppress(QvmError, OSError):
+        return settings.gather(vm, drives.of(vm)).names
+    return []
 
 
 def _archives(vm: BaseMachine) -> tuple[list[str], int]:

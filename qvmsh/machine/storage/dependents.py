@@ -91,7 +91,9 @@ def users(paths: Sequence[str], vm: BaseMachine) -> dict[str, str]:
         except (OSError, QvmError):  # what a broken one has cannot be known
             continue
         for disk in disks:
-            for path in {disk, os.path.normpath(os.path.join(was, os.path.relpath(disk, place)))}:
+            inside = os.path.relpath(disk, place)  # from the trash it counts from where the machine was
+            meant = os.path.join(was, inside) if inside.startswith(os.pardir + os.sep) else disk
+            for path in {disk, os.path.normpath(meant)}:
                 if (real := os.path.realpath(path)) in wanted:
                     found.setdefault(wanted[real], was)
     return found
@@ -122,7 +124,10 @@ def _backings(folder: str, was: str) -> dict[str, set[str]]:
         if backing:
             # through a link a relative name means another file than beside the image itself
             below = found.setdefault(os.path.realpath(path), set())
-            for place in {path, os.path.join(was, os.path.relpath(path, folder))}:
+            names = list(map(os.path.realpath, image.backing_files(path, backing)))
+            below.update(names)
+            if was != folder and not any(each.startswith(folder + os.sep) for each in names):
+                place = os.path.join(was, os.path.relpath(path, folder))
                 below.update(map(os.path.realpath, image.backing_files(place, backing)))
     return found
 

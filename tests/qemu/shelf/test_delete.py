@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.errors import require_error
 from tests.support.kill_steps import killed_at
+from tests.support.programs import write_script
 from tests.support.small_disk import small_disk
 from tests.support.world import Blank, Vm, World
 
@@ -273,3 +274,17 @@ def test_deletions_at_one_moment_are_two_in_the_trash(world: World) -> None:
     assert sorted(line.rpartition(" ")[2] for line in listed) == [
         str(world.home / name / "same") for name in ("db", "mail", "web")
     ]
+
+
+def test_delete_takes_the_bases_of_its_disks_and_what_settings_name(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    vm.ok("clone", "../linked", "--linked")
+    assert world.run("export", "linked", "x.tar").status == 0
+    assert world.run("import", "x.tar", "twin").status == 0
+    twin = Vm(world, world.home / "twin")
+    assert list(twin.directory.glob("disks/*")), "its base came from elsewhere"
+    write_script(twin.directory, "hook", "#!/bin/sh\n")
+    twin.set(VM_PRE_START="./hook")
+    report = json.loads(world.run("--json", "delete", "-y", "--now", "twin").out)
+    assert report["foreign"] == []
+    assert not twin.directory.exists()

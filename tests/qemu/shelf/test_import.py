@@ -235,6 +235,13 @@ def test_older_package_of_s2e_is_a_machine(world: World) -> None:
     made = Vm(world, world.home / "Old")
     assert "Old.qcow2: qcow2" in made.ok("disk", "list").out
     assert (made.directory / "disk.s2e.ready").exists()
+    assert "ready" in made.ok("snapshot", "list").out
+    assert world.run("clone", "Old", "New").status == 0
+    assert (world.home / "New/disk.s2e.ready").exists()
+    assert world.run("delete", "-y", "Old:ready").status == 0
+    assert not (made.directory / "disk.s2e.ready").exists()
+    assert world.run("delete", "-y", "--now", "New").status == 0
+    assert not (world.home / "New").exists()
 
 
 def test_unknown_members_of_s2e_packages_are_named_and_skipped(world: World) -> None:

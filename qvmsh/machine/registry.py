@@ -184,6 +184,32 @@ def deleted(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def original(vm: BaseMachine) -> str | None:
+    """The machine that this directory was copied from by hand, even if that was renamed since; or None."""
+    found = copies.original(vm)
+    place = "" if found else copies.foreign_place(vm)
+    for each in rows(vm.environ) if place else ():
+        if each.is_there and each.place == place and _has_uuid_of(each.directory, vm):
+            return each.directory
+    return found
+
+
+def warn_of_copy(vm: BaseMachine) -> None:
+    """Say that a machine has the identity of another one."""
+    source = original(vm)
+    if source:
+        vm.io.warn(f"{vm.name}: it is a copy of {source}; `qvm renew` gives it an identity of its own")
+
+
+def _has_uuid_of(directory: str, vm: BaseMachine) -> bool:
+    """True if both have one; an inode alone may be another machine's by now."""
+    paths = [os.path.join(each, ".qvm", "uuid") for each in (directory, vm.directory)]
+    try:
+        return len({host_files.read(path).text.strip() for path in paths}) == 1
+    except OSError:
+        return False
+
+
 def remember(vm: BaseMachine) -> None:
     """Record that `vm` was used under its name; failing to write the list is not an error."""
     directory = os.path.realpath(vm.directory)
@@ -192,7 +218,8 @@ def remember(vm: BaseMachine) -> None:
     if news >= 0 and list_file(vm.environ) == list_file(os.environ):
         os.write(news, os.fsencode(f"{vm.name}\t{directory}\n"))
     try:
-        copies.note_place(vm)
+        if not original(vm):
+            copies.note_place(vm)
         note_use(vm.name, directory, vm.environ)
     except OSError as error:
         vm.io.trace(f"the list of machines cannot be written: {error}")

@@ -130,7 +130,10 @@ def look(
     Args:
         ask: as in `state.observe`.
     """
-    copies.warn_of_copy(vm)
+    if copies.foreign_place(vm):
+        from qvmsh.machine import registry  # late: it is rarely needed
+
+        registry.warn_of_copy(vm)
     try:
         vm.settings  # noqa: B018
     except ConfigError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.host import files as host_files
-from qvmsh.machine import copies, identity, registry, state
+from qvmsh.machine import identity, registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import new_identity
 from qvmsh.machine.shelf.reports import Renewed
@@ -26,7 +26,7 @@ def renew(vm: BaseMachine, *, is_sure: bool) -> Renewed:
         StateError: it is not off. Nothing changed.
         UsageError, QvmError: it was not confirmed. Nothing changed.
     """
-    is_copy = copies.original(vm) is not None
+    is_copy = registry.original(vm) is not None
     if not is_copy:
         what = f"{vm.name} is no copy of another machine: its uuid, number and addresses change.\nRenew it?"
         vm.io.require_yes(what, is_given=is_sure, what="renew")

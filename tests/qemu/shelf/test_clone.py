@@ -202,3 +202,20 @@ def test_linked_clone_in_an_unknown_place_keeps_its_base(blank: Blank, world: Wo
     assert (refused.status, "far/twin" in refused.err) == (3, True), refused
     Vm(world, world.home / "far/twin").ok("delete", "-y", "--now")
     vm.ok("delete", "-y", "--now")
+
+
+def test_copy_by_hand_is_one_after_the_original_was_renamed(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    vm.ok("start", "--no-wait")
+    vm.ok("kill")
+    subprocess.run(["cp", "-r", "web", "copy"], cwd=world.home, check=True)
+    vm.ok("rename", "mail")
+    copy, original = Vm(world, world.home / "copy"), world.home / "mail"
+    said = f"it is a copy of {original}; `qvm renew` gives it an identity of its own"
+    assert said in copy.qvm("status").err
+    assert said in copy.ok("start", "--no-wait").err
+    copy.ok("kill")
+    assert f"a copy of {original}" in world.run("list").out
+    assert f"a copy of {original}" not in Vm(world, original).qvm("status", "-v").out
+    copy.ok("renew")
+    assert "copy of" not in copy.qvm("status").err + world.run("list").out

@@ -108,6 +108,12 @@ def data_folder(environ: Mapping[str, str]) -> str | None:
     return None if path is None else os.path.dirname(path)
 
 
+def trash_folder(environ: Mapping[str, str]) -> str | None:
+    """Where the deleted machines are, or links that lead to them."""
+    path = list_file(environ)
+    return None if path is None else os.path.join(os.path.dirname(path), "trash")
+
+
 def making_folder(environ: Mapping[str, str]) -> str | None:
     """Where `creation_folder` records its work; it exists only during such work, or after a kill."""
     path = list_file(environ)
@@ -164,7 +170,7 @@ def directories(environ: Mapping[str, str]) -> list[str]:
 
 def in_the_trash(environ: Mapping[str, str]) -> list[str]:
     """The directory of each deleted machine (`shelf.trash`)."""
-    folder = os.path.join(data_folder(environ) or "", "trash")
+    folder = trash_folder(environ) or ""
     mounted = mounts.Mounts()
     try:
         names = [name for name in os.listdir(folder) if not mounted.silent_file(folder, name)]

@@ -17,7 +17,7 @@ from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import lasting, plural, stamp
 from qvmsh.machine.shelf import own_files, trash
-from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted
+from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted, unseen_lines
 from qvmsh.machine.storage import dependents, linked, volumes
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
@@ -163,9 +163,15 @@ def undelete(name: str | None, environ: Mapping[str, str], io: Io) -> Undeleted:
     if not wanted:
         names = ", ".join(dict.fromkeys(each.name for each in found)) or "nothing"
         what = f"undelete: {name} is not in the trash" if name else "undelete: the trash is empty"
-        raise UsageError(what, hint=f"in the trash: {names}")
+        raise UsageError(what, hint=f"in the trash: {names}", details=unseen_lines(trash.unseen(environ)))
     entry = wanted[-1]
-    trash.take_back(entry, entry.directory, environ)
+    try:
+        trash.take_back(entry, entry.directory, environ, io)
+    except OSError as error:
+        raise QvmError(
+            f"cannot undelete into {entry.directory}: {error.strerror}", machine=entry.name,
+            hint=f"it is still in the trash: {entry.path}",
+        ) from error  # fmt: skip
     vm = BaseMachine(entry.directory, io=io, environ=environ)
     registry.remember(vm)
     return Undeleted(entry.name, entry.directory)
@@ -181,7 +187,7 @@ def in_trash(name: str | None, environ: Mapping[str, str]) -> Trashed:
         }
         for each in reversed(found)
     ]  # fmt: skip
-    return Trashed(rows)
+    return Trashed(rows, trash.unseen(environ))
 
 
 def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: Io) -> Pruned:
@@ -206,4 +212,5 @@ def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: I
             trash.remove_left(above)
     for each in going:
         trash.remove(each)
-    return Pruned([each.name for each in going], sum(sizes.values()), len(found) - len(going))
+    left = len(found) - len(going)
+    return Pruned([each.name for each in going], sum(sizes.values()), left, trash.unseen(environ))

@@ -123,7 +123,7 @@ def rebase(vm: BaseMachine, name: str, base: str | None, *, is_unsafe: bool) -> 
             _require_room_for(vm, disk, layers)
         if seen.is_live:
             commit_rebase_live.flatten(vm, seen, disk)
-            linked.settle(vm)
+            linked.renew(vm)
             return DiskDone(vm.name, disk, "no longer backed by another image")
         if not is_unsafe:
             image.require_unused(disk.path, vm.name)
@@ -132,7 +132,7 @@ def rebase(vm: BaseMachine, name: str, base: str | None, *, is_unsafe: bool) -> 
         with vm.io.stage(f"rebasing {disk.name}"), journal:
             selection.run(vm, words, f"rebase {disk.name}")
             host_files.sync(disk.path)
-        linked.settle(vm)
+        linked.renew(vm)
     log.note(vm, f"rebased {disk.id} onto {target or 'nothing'}")
     shown = target.removeprefix("./")
     return DiskDone(vm.name, disk, f"now backed by {shown}" if shown else "no longer backed by another image")

@@ -2,7 +2,7 @@
 
     note(made)                        # in the new machine: whose disks its own are backed by
     add(made.directory)               # and with those, once it is in place
-    settle(vm)                        # after a disk has got another base
+    renew(vm)                         # after a disk has got another base
     require_found(vm, "delete")       # refuses if one that needs this machine is nowhere to be seen
     forget("/vm/mail")                # that one is removed for good
 
@@ -57,7 +57,7 @@ def add(directory: str) -> None:
             _write(original, [*(each for each in _rows(original) if each[0] != row[0]), row])
 
 
-def settle(vm: BaseMachine) -> None:
+def renew(vm: BaseMachine) -> None:
     """Note what a machine needs now, after one of its disks has got another base, or none."""
     with contextlib.suppress(OSError, QvmError):
         before = noted(vm.directory)

@@ -276,7 +276,7 @@ def test_deletions_at_one_moment_are_two_in_the_trash(world: World) -> None:
     ]
 
 
-def test_delete_takes_the_bases_of_its_disks_and_what_settings_name(blank: Blank, world: World) -> None:
+def test_delete_takes_bases_and_what_the_settings_name(blank: Blank, world: World) -> None:
     vm = blank("web")
     vm.ok("clone", "../linked", "--linked")
     assert world.run("export", "linked", "x.tar").status == 0

@@ -286,7 +286,7 @@ def test_packed_directory_is_a_machine(vm: Vm, words: list[str], name: str) -> N
     assert uuid_of(made) != uuid_of(vm)
 
 
-def test_other_machines_and_archives_in_a_packed_directory_stay_out(vm: Vm) -> None:
+def test_machines_and_archives_in_a_packed_directory_stay_out(vm: Vm) -> None:
     """Their settings have not been looked at: they would run hooks without `qvm allow`."""
     (vm.directory / "sub/deep").mkdir(parents=True)
     (vm.directory / "sub/.vmrc").write_text("VM_PRE_START=./run\n")

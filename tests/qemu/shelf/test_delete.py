@@ -81,7 +81,7 @@ def test_delete_asks_and_refuses(blank: Blank, world: World) -> None:
     before = tree(vm)
     result = world.run("delete", "web")
     assert result.status == 2
-    assert "hint: `qvm delete --yes` does not ask" in result.err
+    assert "hint: `qvm delete --yes web` does not ask" in result.err
     vm.set(VM_PROTECT="yes")
     result = world.run("delete", "-y", "web")
     assert (result.status, "it is protected (VM_PROTECT=yes)" in result.err) == (3, True)
@@ -213,7 +213,7 @@ def test_verbs_on_a_full_disk_lose_nothing(world: World, tmp_path: Path) -> None
             world.run("delete", "-y", "web"),
             1,
             "web: cannot delete: the disk is full, and the trash needs room for a note",
-            "`qvm delete --now` needs none",
+            "`qvm delete --now web` needs none",
         )
         assert tree(vm) == before
         assert sorted(os.listdir(small)) == ["db", "fill", "web"]

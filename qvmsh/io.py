@@ -63,8 +63,10 @@ class Io:
 
     session: Session | None = None
     """The shell or script that the command runs in; None outside of one."""
-    naming: Callable[[str], str] | None = None
-    """Lets the commands in a text name the command's machine, where that is not the one here."""
+    about: str | None = None
+    """The directory of the machine that the texts are about."""
+    naming: Callable[[str, str], str] | None = None
+    """Lets the commands in a text name the machine in a directory, where that is not the one here."""
 
     def __init__(
         self,
@@ -137,7 +139,9 @@ class Io:
 
     def named(self, text: str) -> str:
         """A text for the user, with the machine in its commands if they need it."""
-        return self.naming(text) if self.naming is not None and "`qvm " in text else text
+        if self.naming is None or self.about is None or "`qvm " not in text:
+            return text
+        return self.naming(text, self.about)
 
     def say(self, text: str) -> None:
         """Print what is being done, with `-v` or on a terminal."""

@@ -146,6 +146,7 @@ class Call:
         self.has_json = bool(common.get("json"))
         level = 2 if common.get("verbose") else 0 if common.get("silent") else 1
         self.io = self.new_io(level=level, debug=bool(common.get("debug")), json=self.has_json)
+        self.io.naming = self._named
 
     def new_io(self, *, level: int, debug: bool, json: bool) -> Io:
         """The command's streams and terminal."""
@@ -230,7 +231,7 @@ class Call:
                 raise
         here = "/" if os.path.isabs(directory) else _current_folder()
         found = locate.find(directory, os.environ, here)
-        self.io.naming = lambda text: self._named(text, found)
+        self.io.about = found
         return BaseMachine(found, io=self.io, overrides=overrides)
 
     def _named(self, text: str, directory: str) -> str:

@@ -17,7 +17,7 @@ from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import lasting, plural, stamp
 from qvmsh.machine.shelf import linked, own_files, trash
-from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted
+from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted, archived
 from qvmsh.machine.storage import dependents, volumes
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
@@ -61,6 +61,8 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
         trash=None if is_now or not entry else entry.path,
         foreign=content.foreign,
         outside=content.outside,
+        archives=content.place or None,
+        archives_there=content.archives_there,
         freed_bytes=used if is_now else 0,
     )
 
@@ -122,11 +124,11 @@ def require_no_dependents(vm: BaseMachine, content: Content, what: str) -> None:
 
 def _way_out(vm: BaseMachine, overlay: str) -> str:
     """What frees a base from one of its overlays."""
-    folder, name = os.path.split(overlay)
+    folder = os.path.dirname(overlay)
     for entry in trash.entries(vm.environ):
         if folder.startswith(os.path.realpath(entry.path)):
             return f"{entry.name} is in the trash: `qvm undelete {quote(entry.name)}`, or `qvm prune`"
-    return f"`cd {quote(folder)} && qvm disk rebase {quote(name)}` copies all data into it"
+    return dependents.way_out(vm, overlay)
 
 
 def _question(vm: BaseMachine, content: Content, used: int, *, is_now: bool) -> str:
@@ -138,6 +140,8 @@ def _question(vm: BaseMachine, content: Content, used: int, *, is_now: bool) -> 
         lines.append(f"  not its own, and kept: {', '.join(content.foreign)}")
     if content.outside:
         lines.append(f"  elsewhere, and kept: {', '.join(content.outside)}")
+    if content.place:
+        lines.append(f"  elsewhere, and kept: {archived(content.archives_there, content.place)}")
     last = "Remove it for good?" if is_now else "Move it into the trash?"
     return "\n".join([*lines, last])
 

@@ -55,8 +55,9 @@ def test_command_elsewhere_names_the_machine(web: Path, text: str, wanted: str) 
 @pytest.mark.parametrize(
     "text",
     [
-        "`qvm list` shows all", "`qvm stop db`", "`qvm -M db stop`", "`qvm console -C /vm/db`", "`qvm stop --all`",
-        "`cd /vm/db && qvm start`", "`qvm create NAME` creates one", "`qvm nosuch`", "qvm stop", "`stop`",
+        "`qvm list` shows all", "`qvm stop db`", "`qvm -M db stop`", "`qvm console -C /vm/db`",
+        "`qvm stop --all`", "`cd /vm/db && qvm start`", "`qvm create NAME` creates one", "`qvm nosuch`",
+        "qvm stop", "`stop`",
     ],
 )  # fmt: skip
 def test_other_commands_stay_as_they_are(web: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Errors of the operating system that no command has explained, as the user is told of them."""
+"""Errors of the operating system that no command has explained, in words for the user."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import os
 import time
 
 from qvmsh.config.words import quote
-from qvmsh.errors import ConfigError, QvmError, StateError, UsageError
+from qvmsh.errors import ConfigError, QvmError, StateError, UsageError, printable
 from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
@@ -143,7 +143,7 @@ def _question(vm: BaseMachine, content: Content, used: int, *, is_now: bool) -> 
     if content.place:
         lines.append(f"  elsewhere, and kept: {archived(content.archives_there, content.place)}")
     last = "Remove it for good?" if is_now else "Move it into the trash?"
-    return "\n".join([*lines, last])
+    return "\n".join([*map(printable, lines), last])
 
 
 def undelete(name: str | None, environ: Mapping[str, str], io: Io) -> Undeleted:
@@ -196,7 +196,7 @@ def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: I
             f"{each.name} from {each.directory}, deleted {lasting(now - each.since)} ago: {size(sizes[each])}"
             for each in going
         ]
-        question = "\n".join([*lines, "Remove this for good?"])
+        question = "\n".join([*map(printable, lines), "Remove this for good?"])
         io.require_yes(question, is_given=is_sure, what="prune")
     for above in {os.path.dirname(each.path) for each in found} | {trash.folder(environ)}:
         if os.path.isdir(above):

@@ -99,7 +99,7 @@ def require_checksum(block: bytes) -> None:
 
 
 def is_header(block: bytes) -> bool:
-    """True for what a tar file begins with, which may be damaged or cut off; also for its end alone."""
+    """True for what a tar file begins with, which may be damaged or incomplete; also for its end alone."""
     if block[257:262] == b"ustar" or not block.strip(b"\0"):
         return True
     if len(block) < BLOCK:

@@ -11,13 +11,13 @@ import os
 import time
 
 from qvmsh.config.words import quote
-from qvmsh.errors import ConfigError, QvmError, StateError, UsageError
+from qvmsh.errors import ConfigError, QvmError, StateError, UsageError, printable
 from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import lasting, plural, stamp
 from qvmsh.machine.shelf import own_files, trash
-from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted, unseen_lines
+from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted, archived, unseen_lines
 from qvmsh.machine.storage import dependents, linked, volumes
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
@@ -62,6 +62,8 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
         trash=None if is_now or not entry else entry.path,
         foreign=content.foreign,
         outside=content.outside,
+        archives=content.place or None,
+        archives_there=content.archives_there,
         freed_bytes=used if is_now else 0,
     )
 
@@ -129,11 +131,11 @@ def require_no_dependents(vm: BaseMachine, content: Content, what: str) -> None:
 
 def _way_out(vm: BaseMachine, overlay: str) -> str:
     """What frees a base from one of its overlays."""
-    folder, name = os.path.split(overlay)
+    folder = os.path.dirname(overlay)
     for entry in trash.entries(vm.environ):
         if folder.startswith(os.path.realpath(entry.path)):
             return f"{entry.name} is in the trash: `qvm undelete {quote(entry.name)}`, or `qvm prune`"
-    return f"`cd {quote(folder)} && qvm disk rebase {quote(name)}` copies all data into it"
+    return dependents.way_out(vm, overlay)
 
 
 def _question(vm: BaseMachine, content: Content, used: int, *, is_now: bool) -> str:
@@ -145,8 +147,10 @@ def _question(vm: BaseMachine, content: Content, used: int, *, is_now: bool) -> 
         lines.append(f"  not its own, and kept: {', '.join(content.foreign)}")
     if content.outside:
         lines.append(f"  elsewhere, and kept: {', '.join(content.outside)}")
+    if content.place:
+        lines.append(f"  elsewhere, and kept: {archived(content.archives_there, content.place)}")
     last = "Remove it for good?" if is_now else "Move it into the trash?"
-    return "\n".join([*lines, last])
+    return "\n".join([*map(printable, lines), last])
 
 
 def undelete(name: str | None, environ: Mapping[str, str], io: Io) -> Undeleted:
@@ -205,7 +209,7 @@ def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: I
             f"{each.name} from {each.directory}, deleted {lasting(now - each.since)} ago: {size(sizes[each])}"
             for each in going
         ]
-        question = "\n".join([*lines, "Remove this for good?"])
+        question = "\n".join([*map(printable, lines), "Remove this for good?"])
         io.require_yes(question, is_given=is_sure, what="prune")
     for above in {os.path.dirname(each.path) for each in found} | {trash.folder(environ)}:
         if os.path.isdir(above):

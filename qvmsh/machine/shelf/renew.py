@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from qvmsh.errors import printable
 from qvmsh.host import files as host_files
 from qvmsh.machine import identity, registry, state
 from qvmsh.machine.machine import BaseMachine
@@ -28,8 +29,8 @@ def renew(vm: BaseMachine, *, is_sure: bool) -> Renewed:
     """
     is_copy = registry.original(vm) is not None
     if not is_copy:
-        what = f"{vm.name} is no copy of another machine: its uuid, number and addresses change.\nRenew it?"
-        vm.io.require_yes(what, is_given=is_sure, what="renew")
+        what = f"{vm.name} is no copy of another machine: its uuid, number and addresses change."
+        vm.io.require_yes(f"{printable(what)}\nRenew it?", is_given=is_sure, what="renew")
     notes: list[str] = []
     with work_lock(vm, "renew"):
         state.require_off(vm, state.observe(vm), "renew")

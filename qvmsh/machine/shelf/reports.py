@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def archived(count: int | None, place: str) -> str:
+    """The archived states in a place, for people; None: it is not known how many."""
+    return (
+        f"what is archived in {place}" if count is None else f"{plural(count, 'archived state')} in {place}"
+    )
+
+
 class Deleted(Report):
     """Result of `delete`.
 
@@ -20,10 +27,14 @@ class Deleted(Report):
         trash: its folder in the trash; None if it was removed.
         foreign: files in the directory that are not the machine's, and stay.
         outside: disks in other directories, which stay.
+        archives: the place of its archives elsewhere (VM_ARCHIVE), which stay; None if there are none.
+        archives_there: how many archived states are there; None on another host, which is not asked.
         freed_bytes: what was removed; 0 in the trash.
     """
 
-    __slots__ = ("directory", "foreign", "freed_bytes", "machine", "outside", "trash")
+    __slots__ = (
+        "archives", "archives_there", "directory", "foreign", "freed_bytes", "machine", "outside", "trash",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -33,6 +44,8 @@ class Deleted(Report):
         trash: str | None,
         foreign: Sequence[str],
         outside: Sequence[str],
+        archives: str | None,
+        archives_there: int | None,
         freed_bytes: int,
     ) -> None:
         self.machine = machine
@@ -40,6 +53,8 @@ class Deleted(Report):
         self.trash = trash
         self.foreign = list(foreign)
         self.outside = list(outside)
+        self.archives = archives
+        self.archives_there = archives_there
         self.freed_bytes = freed_bytes
 
     def shown(self) -> list[str]:
@@ -53,6 +68,8 @@ class Deleted(Report):
             lines.append(f"{self.machine}: kept in {self.directory}: {', '.join(self.foreign)}")
         if self.outside:
             lines.append(f"{self.machine}: kept: {', '.join(self.outside)}")
+        if self.archives:
+            lines.append(f"{self.machine}: kept: {archived(self.archives_there, self.archives)}")
         return lines
 
 

@@ -14,7 +14,7 @@ import contextlib
 import os
 import stat
 
-from qvmsh.config.words import quote
+from qvmsh.config.words import joined, quote
 from qvmsh.errors import ImageError, QvmError, StateError
 from qvmsh.machine import registry
 from qvmsh.machine.storage import chain
@@ -183,13 +183,13 @@ def require_writable(
                 f"cannot {what} {name}: {who} holds snapshots ({', '.join(tags)}), which read from it "
                 "and would be silently corrupted",
                 machine=vm.name,
-                hint="`qvm snapshot delete NAME` each of them; or leave base and overlay unchanged",
+                hint=f"{_without_snapshots(vm, overlay, tags)}; or leave base and overlay unchanged",
             )
         if overlay != own:
             raise ImageError(
                 f"cannot {what} {name}: {who} is backed by it and would be silently corrupted",
                 machine=vm.name,
-                hint="give that overlay a base of its own first: `qvm disk rebase`, or a copy of the base",
+                hint=way_out(vm, overlay),
             )
 
 
@@ -210,9 +210,66 @@ def require_top(vm: BaseMachine, paths: Sequence[str], what: str, *, has_disposa
                 "guest writes to, and would be silently corrupted",
                 machine=vm.name,
                 hint=("`--disposable` leaves it unchanged; " if has_disposable else "")
-                + "`qvm disk rebase`, or a copy, gives that overlay a base of its own; "
-                "`--force` does it anyway",
+                + f"{way_out(vm, overlay)}; `--force` does it anyway",
             )
+
+
+def way_out(vm: BaseMachine, overlay: str) -> str:
+    """What frees a base from one of its overlays: lines that work as they are typed."""
+    home = _home(overlay)
+    try:
+        tags = [each.name for each in chain.snapshots_in(overlay, "qcow2")]
+    except QvmError:
+        tags = []
+    if home is None or not _is_disk(home, overlay):
+        rebase = f"`qemu-img rebase -f qcow2 -b '' {image.typed(overlay)}` copies all data into it"
+    else:
+        rebase = f"`{_at(vm, home)} disk rebase {quote(os.path.basename(overlay))}` copies all data into it"
+    if not tags:
+        return rebase
+    return f"its snapshots need the base: {_without_snapshots(vm, overlay, tags)}, then {rebase}"
+
+
+MOST_NAMES = 5
+"""No more snapshots than that are named by a hint."""
+
+
+def _without_snapshots(vm: BaseMachine, overlay: str, tags: Sequence[str]) -> str:
+    """The line that removes the snapshots in an overlay, also in that of another machine."""
+    home = _home(overlay)
+    if home is None or not _is_disk(home, overlay):
+        return f"`qemu-img snapshot -d NAME {image.typed(overlay)}` removes each of them"
+    names = joined(tags) if len(tags) <= MOST_NAMES else "NAME..."
+    dashes = "-- " if any(each.startswith("-") for each in tags) else ""
+    return f"`{_at(vm, home)} snapshot delete {dashes}{names}` removes them"
+
+
+def _at(vm: BaseMachine, home: str) -> str:
+    """The beginning of a command for the machine in `home`, typed where `vm` is."""
+    is_own = os.path.realpath(home) == os.path.realpath(vm.directory)
+    return "qvm" if is_own else f"qvm -C {quote(home)}"
+
+
+def _home(path: str) -> str | None:
+    """The directory of the machine that an image is in."""
+    folder = os.path.dirname(os.path.abspath(path))
+    for _ in range(DEPTH + 1):
+        if os.path.lexists(os.path.join(folder, ".vmrc")):
+            return folder
+        folder = os.path.dirname(folder)
+    return None
+
+
+def _is_disk(home: str, path: str) -> bool:
+    """True for an image that is a disk of the machine in `home`, and no other file there."""
+    from qvmsh.machine.machine import BaseMachine
+    from qvmsh.machine.storage import volumes  # it uses this module
+
+    try:
+        disks = volumes.configured(BaseMachine(home))
+    except (OSError, QvmError):
+        return False
+    return os.path.realpath(path) in {os.path.realpath(each.path) for each in disks}
 
 
 def shown(vm: BaseMachine, path: str) -> str:

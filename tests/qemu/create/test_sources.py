@@ -102,6 +102,23 @@ def test_create_bare_is_the_commented_configuration(world: World) -> None:
     assert world.run("-C", "web", "config", "--check").status == 0
 
 
+def test_create_bare_says_what_has_to_be_there(world: World) -> None:
+    made = world.run("create", "web", "--bare").out.splitlines()[1]
+    assert made.startswith(
+        "web: there is nothing to start yet: put an installed system there as web/web-seed.qcow2, then "
+        "`cd web && qvm init` and `qvm start`; or `cd web && qvm config edit` names"
+    )
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", world.home / "web/web-seed.qcow2", "1M"], check=True
+    )
+    assert world.run("init", cwd=world.home / "web").status == 0
+    require_starts(world, "web")
+    one = world.run("create", "one", "--bare", "--set", "VM_USE_SNAPSHOTS=no").out
+    assert "there as one/one.qcow2, then `cd one && qvm start`; or" in one
+    net = world.run("create", "net", "--bare", "--set", "VM_BOOT=network").out
+    assert net.endswith("net: `cd net && qvm start` starts it\n")
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

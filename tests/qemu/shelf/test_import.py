@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -91,6 +92,7 @@ def test_import_from_a_pipe_sees_how_it_is_compressed(vm: Vm, kind: str) -> None
             capture_output=True, text=True, timeout=DEADLINE_S,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("twin: imported from standard input as twin in ")
     assert read_byte(Vm(vm.world, vm.world.home / "twin"), "1M", "twin-backing.qcow2") == 7
 
 
@@ -171,6 +173,8 @@ def test_shell_code_of_a_package_is_listed_and_not_loaded(vm: Vm) -> None:
     (vm.directory / ".qvmrc.xsh").write_text("import pathlib; pathlib.Path('ran').touch()\n")
     vm.ok("allow")
     export(vm, "demo.tar.gz")
+    said = vm.world.run("import", vm.directory / "demo.tar.gz", "other").out
+    assert "other: none of that happens before `qvm -M other allow`: read it first\n" in said
     found = import_package(vm.world, vm.directory / "demo.tar.gz", "twin")
     assert [row["name"] for row in found["brings"]] == [".qvmrc.xsh"]
     twin = Vm(vm.world, vm.world.home / "twin")
@@ -315,7 +319,11 @@ def test_unaccepted_machine_is_not_copied(vm: Vm) -> None:
 
 def test_import_of_what_is_no_package_says_so(world: World) -> None:
     (world.home / "x.tar.gz").write_text("no tar")
-    assert "truncated" in world.run("import", "x.tar.gz", "a").err
+    (world.home / "zipped").write_bytes(gzip.compress(b"no tar"))
+    for name in ("x.tar.gz", "zipped", "/etc/passwd", "/usr/bin/env"):
+        result = world.run("import", name, "a")
+        assert (result.status, f"{os.path.basename(name)}: it is not a package, " in result.err) == (1, True)
+        assert "hint: `qvm export` makes packages; " in result.err
     (world.home / "x.txt").write_text("mine")
     output_of(world.home, "tar", "-czf", "y.tar.gz", "x.txt")
     result = world.run("import", "y.tar.gz", "a")

@@ -106,7 +106,8 @@ def copying(
 
 def copies(folder: Path, mib: int) -> bool:
     for name, size in (("full", mib * 4), ("empty", 8)):
-        qvm(folder, "create", name, f"{size}M", "--format", "raw", "--set", "VM_USE_SNAPSHOTS=no")
+        qvm(folder, "create", name, f"{size}M", "--format", "raw")
+        qvm(folder / name, "config", "VM_USE_SNAPSHOTS=no")
         for each in (folder / name).glob("*-*.*"):
             each.unlink()
         with (folder / name / f"{name}.raw").open("wb") as file:

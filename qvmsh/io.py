@@ -19,7 +19,7 @@ from qvmsh.errors import EXIT_STATE, EXIT_USAGE, QvmError, UsageError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
     from typing import Any, Protocol, TextIO
 
@@ -63,6 +63,10 @@ class Io:
 
     session: Session | None = None
     """The shell or script that the command runs in; None outside of one."""
+    about: str | None = None
+    """The directory of the machine that the texts are about."""
+    naming: Callable[[str, str], str] | None = None
+    """Lets the commands in a text name the machine in a directory, where that is not the one here."""
 
     def __init__(
         self,
@@ -131,7 +135,13 @@ class Io:
         """Print one line that the user should know although the command continues."""
         if self.level >= 1:
             self.begin_line()
-            tell(self.stderr, f"qvm: {printable(text)}")
+            tell(self.stderr, f"qvm: {printable(self.named(text))}")
+
+    def named(self, text: str) -> str:
+        """A text for the user, with the machine in its commands if they need it."""
+        if self.naming is None or self.about is None or "`qvm " not in text:
+            return text
+        return self.naming(text, self.about)
 
     def say(self, text: str) -> None:
         """Print what is being done, with `-v` or on a terminal."""

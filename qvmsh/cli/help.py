@@ -67,7 +67,7 @@ def unknown_command(words: list[str]) -> UsageError:
         seconds = [verb.partition(" ")[2] for verb in longer]
         hint = hints.for_second_word(first, words[1], seconds) if is_unknown else None
         return UsageError(what, hint=hint or "`qvm " + "`, `qvm ".join(longer) + "`")
-    hint = hints.for_turned_words(words) or hints.for_verb(first)
+    hint = hints.for_turned_words(words) or hints.for_verb(words)
     if os.path.isfile(first):
         hint = f"a script needs a slash in its name: `qvm ./{first}`"
     return UsageError(f"unknown command {first!r}", hint=hint or "`qvm --help` lists the verbs")

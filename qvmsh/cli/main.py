@@ -42,21 +42,6 @@ def main(argv: Sequence[str] | None = None, call: Call | None = None) -> int:
     return call.perform(words)
 
 
-def from_os(error: OSError, machine: str | None = None) -> QvmError:
-    """An error of the operating system as a `QvmError`."""
-    where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    hint = "free some space on that disk, then try again" if error.errno == 28 else None
-    if error.errno in (1, 13):
-        hint = "run this as the file's owner; `qvm doctor` shows who that is"
-    elif error.errno == 30:
-        from qvmsh.host import files
-
-        hint = files.READ_ONLY_HINT
-    elif where and error.errno in (21, 22, 27, 40):  # a folder, a pipe, too large, a link
-        hint = "this is not a file of qvm's own: move it away; `qvm doctor` checks the machine"
-    return QvmError(f"{where}{error.strerror or error}", machine=machine, hint=hint)
-
-
 def _catch_sigterm() -> None:
     from _signal import SIGTERM, signal
 
@@ -73,6 +58,10 @@ BY_ROOT = frozenset({
     "allow", "config", "config edit", "dryrun", "env", "init", "logs", "serial", "status", "stderr", "stdout",
 })  # fmt: skip
 """What root does itself in a directory that root owns, even if VM_MACHINE_OWNER is another account."""
+PLACING = frozenset(("config", "create", "import", "restore"))
+"""Commands whose words may be other paths."""
+FOREIGN = frozenset(("cmd", "config", "dryrun", "env", "logs", "qmp", "serial", "stderr", "stdout"))
+"""Commands whose output is QEMU's, the guest's, or in the user's own words."""
 
 
 class Call:
@@ -100,6 +89,8 @@ class Call:
         except BrokenPipeError:
             return self.without_reader()
         except OSError as error:
+            from qvmsh.cli.failures import from_os
+
             lost = self.lost_output()
             return self.failed((unwritable if lost else from_os)(lost or error, self.machine_name))
         except Exception:
@@ -155,6 +146,7 @@ class Call:
         self.has_json = bool(common.get("json"))
         level = 2 if common.get("verbose") else 0 if common.get("silent") else 1
         self.io = self.new_io(level=level, debug=bool(common.get("debug")), json=self.has_json)
+        self.io.naming = self._named
 
     def new_io(self, *, level: int, debug: bool, json: bool) -> Io:
         """The command's streams and terminal."""
@@ -213,6 +205,10 @@ class Call:
 
                 crash.add_to(vm, error)
             raise
+        except errors.ConfigError as error:
+            if vm is None and entry.verb == "config":
+                _name_first(bound, error)
+            raise
         return self.render(result)
 
     def _machine(self, bound: Bound) -> BaseMachine | None:
@@ -228,9 +224,26 @@ class Call:
         overrides = _overrides(common.get("set", ()))
         is_optional = bound.entry.machine == "optional"
         if directory is None:
-            return self.machine_here(overrides, is_optional=is_optional)
+            try:
+                return self.machine_here(overrides, is_optional=is_optional)
+            except QvmError as error:
+                _name_first(bound, error)
+                raise
         here = "/" if os.path.isabs(directory) else _current_folder()
-        return BaseMachine(locate.find(directory, os.environ, here), io=self.io, overrides=overrides)
+        found = locate.find(directory, os.environ, here)
+        self.io.about = found
+        return BaseMachine(found, io=self.io, overrides=overrides)
+
+    def _named(self, text: str, directory: str) -> str:
+        from qvmsh.cli import elsewhere
+
+        return elsewhere.named(text, directory, self.here(), os.environ)
+
+    def here(self) -> str | None:
+        """The directory of the machine if the words name none, None for none."""
+        from qvmsh.cli import elsewhere
+
+        return elsewhere.here(os.environ)
 
     def as_owner(self, bound: Bound) -> int | None:
         """Run root's command as the machine's owner and return its exit status.
@@ -256,8 +269,11 @@ class Call:
         entry = bound.entry
         directory = None if entry.machine == "none" else self._directory(bound)
         account = None if directory is None else owner.of(directory, os.environ)
-        for place in _places(bound):
-            account = account or owner.above(place, os.environ)
+        if entry.verb in PLACING:
+            from qvmsh.cli import targets
+
+            for place in targets.places(bound, _current_folder):
+                account = account or owner.above(place, os.environ)
         if account is None and directory is not None and entry.verb not in BY_ROOT:
             vm = self._opened = self._machine(bound)
             try:
@@ -285,10 +301,8 @@ class Call:
         except QvmError as error:
             if directory is None and bound.entry.machine == "optional":
                 return None
-            if directory is None and bound.words:
-                from qvmsh.cli import hints
-
-                error.hint = hints.for_named_machine(bound) or error.hint
+            if directory is None:
+                _name_first(bound, error)
             raise
 
     def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> BaseMachine | None:
@@ -322,7 +336,8 @@ class Call:
 
     def spoken(self, result: object) -> str:
         """A result as it is printed for the person who typed the command."""
-        return str(result)
+        text = str(result)
+        return text if self.verb in FOREIGN else self.io.named(text)
 
     def _print_json(self, value: dict[str, Any]) -> None:
         from qvmsh.qemu.qmp import dumps
@@ -335,6 +350,8 @@ class Call:
             import traceback
 
             tell(self.io.stderr, traceback.format_exc(), end="")
+        error.hint = error.hint and self.io.named(error.hint)
+        error.details = tuple(map(self.io.named, error.details))
         try:
             if self.has_json:
                 self._print_json({"error": error.as_json()})
@@ -377,6 +394,14 @@ def _overrides(words: Sequence[str]) -> list[tuple[str, str]]:
     return [assignment(word) for word in words]
 
 
+def _name_first(bound: Bound, error: QvmError) -> None:
+    """There is no machine here: if the first word is one, the hint says how to name it."""
+    if bound.words:
+        from qvmsh.cli import hints
+
+        error.hint = hints.for_named_machine(bound) or error.hint
+
+
 def _find_by_script(bound: Bound) -> None:
     """A script in a machine's folder finds its machine from anywhere."""
     from qvmsh.config import locate
@@ -401,18 +426,6 @@ def _place_new_machine(bound: Bound) -> None:
     for name, flag in (("directory", "-C"), ("machine", "-M"), ("set", "--set")):
         if bound.common.get(name) and not (name == "set" and bound.entry.verb == "create"):
             raise UsageError(f"{bound.entry.verb}: unexpected {flag}: the command is not about a machine")
-
-
-def _places(bound: Bound) -> list[str]:
-    """Other paths that a command's words name, to read from or to create a machine in."""
-    verb = bound.entry.verb
-    if verb == "import":
-        return [os.path.join(_current_folder(), *bound.words[1:], "")]
-    if verb not in ("create", "restore") and not (verb == "config" and bound.options.get("check")):
-        return []
-    paths = [os.path.join(_current_folder(), word) for word in bound.words]
-    # an archive may also be named as `archive --list` shows it
-    return [path for at, path in enumerate(paths) if at or verb != "restore" or os.path.lexists(path)]
 
 
 def _current_folder() -> str:

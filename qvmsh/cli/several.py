@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import UsageError
+from qvmsh.errors import UsageError, printable
 from qvmsh.io import isatty
 
 TYPE_CHECKING = False
@@ -48,7 +48,9 @@ def perform(bound: Bound, io: Io) -> int | None:
 
     jobs = [*targets.jobs(bound, found, os.environ, io.warn), *snapshots]
     if entry.verb == "delete" and not bound.options.get("yes"):
-        names = "".join(f"snapshot {name} of {job.name}\n" for job in snapshots for name in job.snapshots)
+        names = "".join(
+            f"{printable(f'snapshot {name} of {job.name}')}\n" for job in snapshots for name in job.snapshots
+        )
         if snapshots:
             io.require_yes(f"{names}Delete this?", is_given=False, what="delete")
         if found and isatty(io.stdin):

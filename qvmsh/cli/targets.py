@@ -217,3 +217,15 @@ def take_exported(bound: Bound, environ: Mapping[str, str]) -> None:
                 hint=f"leave out {flag} or the word; a file's name has `.tar` in it",
             )
     bound.common["directory"] = registry.resolve(bound.words.pop(0), environ)
+
+
+def places(bound: Bound, here: Callable[[], str]) -> list[str]:
+    """Other paths that a command's words name, to read from or to create a machine in."""
+    verb = bound.entry.verb
+    if verb == "import":
+        return [os.path.join(here(), *bound.words[1:], "")]
+    if verb not in ("create", "restore") and not (verb == "config" and bound.options.get("check")):
+        return []
+    paths = [os.path.join(here(), word) for word in bound.words]
+    # an archive may also be named as `archive --list` shows it
+    return [path for at, path in enumerate(paths) if at or verb != "restore" or os.path.lexists(path)]

@@ -53,6 +53,7 @@ def clone(
         from qvmsh.machine.storage import own_disk
 
         new = BaseMachine(made.directory, io=vm.io, environ=vm.environ)
+        vm.io.about = new.directory
         is_waiting = not own_disk.is_empty(new)
         try:
             made.started = str(power.start(new, Request(), ssh_attempts=None, is_waiting=is_waiting))

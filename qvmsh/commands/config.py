@@ -58,7 +58,18 @@ def config(
         return configuration.show(vm, assignments, has_origins=explain)
     if explain or len(pairs) < len(assignments):
         raise UsageError("config: cannot show and set at once", hint="set with NAME=value, then show")
+    _complete_renaming(vm)
     return configuration.change(vm, pairs)
+
+
+def _complete_renaming(vm: BaseMachine) -> None:
+    """Complete an interrupted renaming first: it replaces the `.vmrc`."""
+    import os
+
+    if os.path.lexists(vm.files.archive_journal):
+        from qvmsh.machine.work import lock
+
+        lock.complete_renaming(vm)
 
 
 @command(group="configuration", name="config edit")
@@ -74,4 +85,5 @@ def config_edit(vm: BaseMachine, *, io: Io = QUIET) -> Edited:
     """
     from qvmsh.machine.settings import editor
 
+    _complete_renaming(vm)
     return editor.edit(vm, io, vm.environ)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from qvmsh.commands import Opt
     from qvmsh.io import Io
+    from qvmsh.machine.create.wish import Wish
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="daily")
@@ -74,7 +76,7 @@ def create(
     """
     import os
 
-    from qvmsh.config.edit import assignment, quote
+    from qvmsh.config.edit import assignment
     from qvmsh.machine.create import create, sources
     from qvmsh.machine.create.wish import TINY, Wish
 
@@ -100,7 +102,6 @@ def create(
     )
     vm = create.create(name, wish, io, os.environ)
     where = os.path.relpath(vm.directory)
-    go = "" if where == "." else f"cd {quote(where)} && "
     made = wish.source or (f"an empty disk of {wish.size or sources.DEFAULT_SIZE}" if not bare else "nothing")
     steps = [f"created from {made} in {where}"]
     if wish.is_linked:
@@ -115,6 +116,29 @@ def create(
             ]
         )
     else:
-        has_system = bool(wish.source) and not bare
-        steps.append(f"`{go}qvm start{'' if has_system or bare else ' --no-wait'}` starts it")
+        steps.append(_next(vm, wish, where))
     return Steps(vm.name, steps, directory=vm.directory)
+
+
+def _next(vm: BaseMachine, wish: Wish, where: str) -> str:
+    """What to type next.
+
+    Args:
+        where: the machine's directory, from here.
+    """
+    import os
+
+    from qvmsh.config.edit import quote
+    from qvmsh.machine.storage import own_disk
+
+    go = "" if where == "." else f"cd {quote(where)} && "
+    if not wish.is_bare or own_disk.is_by_hand(vm) or not own_disk.has_disk(vm):
+        return f"`{go}qvm start{'' if wish.source or wish.is_bare else ' --no-wait'}` starts it"
+    has_layers = vm.settings.boolean("VM_USE_SNAPSHOTS")
+    disk = vm.settings.text("VM_SNAPSHOT_SEEDFILENAME") if has_layers else own_disk.disk_name(vm)
+    place = os.path.normpath(os.path.join(where, disk))
+    return (
+        f"there is nothing to start yet: put an installed system there as {place}, then "
+        f"`{go}qvm {'init` and `qvm ' if has_layers else ''}start`; or `{go}qvm config edit` names "
+        "something else (VM_CDROM, VM_KERNEL)"
+    )

@@ -44,6 +44,8 @@ def undelete(
 ) -> Undeleted | Trashed:
     """Take a deleted machine back out of the trash, to where it was.
 
+    Where that is on another file system now, the machine is copied.
+
     Args:
         name: the machine's name; of several with one name the latest. Default: the latest deleted one.
         list: only list what is in the trash, the latest first.
@@ -51,6 +53,7 @@ def undelete(
     Raises:
         UsageError: it is not in the trash.
         StateError: something else is in its place.
+        QvmError: it cannot be copied; it is still in the trash.
     """
     from qvmsh.machine.shelf import delete
 
@@ -65,6 +68,8 @@ def prune(
     io: Io = QUIET,
 ) -> Pruned:
     """Remove machines from the trash for good, after asking.
+
+    Those on a file system that is not mounted are named, and stay.
 
     Args:
         older: only those deleted at least DAYS days ago (30); 0 = all.

@@ -144,8 +144,8 @@ def snapshot_prune(
 ) -> Pruned:
     """Remove old snapshots called TIME-NAME, as `snapshot save --keep` does.
 
-    The newest one stays in any case, and so does one that a snapshot of another name, or the current
-    state, descends from.
+    The newest one stays in any case, and so does one from which a snapshot without a time in its name,
+    several branches, or the current state descend. Those of another machine on a shared disk do not count.
 
     Args:
         name: what follows the time in their names (default: those called after the time alone).

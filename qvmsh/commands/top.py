@@ -27,7 +27,7 @@ def top(
 
     On a terminal a live table: the keys `c`, `m`, `i` and `n` sort it by processor, memory, disk I/O
     and name, `q` or Ctrl-C ends it. Without a terminal one frame of plain text after one interval;
-    with `--json` an object for each frame, until Ctrl-C. It only looks.
+    with `-n` so many; with `--json` an object for each frame, until Ctrl-C. It only looks.
 
     100 %cpu is one processor of the host. The rates rx/s and tx/s are what the guest receives and
     sends; they are known only for a network of the host (a tap device), not for user networking.
@@ -37,7 +37,7 @@ def top(
             is a machine.
         machines: only these: names, patterns of names (`web*`), or directories.
         sort: cpu, mem, io, net or name.
-        frames: end after N frames.
+        frames: write N frames one below the other, on a terminal too, and end.
 
     Raises:
         UsageError: there is no such machine, or the interval is too short.

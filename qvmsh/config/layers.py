@@ -41,6 +41,7 @@ def load(
     overrides: Sequence[tuple[str, str]] = (),
     *,
     text: str | None = None,
+    place: str = "",
     distrusted: list[Source] | None = None,
 ) -> Settings:
     """Read the settings of the machine in `directory`.
@@ -50,6 +51,7 @@ def load(
         environ: the environment's layer, and the values of `$HOME` and the like.
         overrides: name and value of each `--set`.
         text: content to use instead of that of `.vmrc`.
+        place: where the directory will be, absolute: what `$VM_HOME` and `$PWD` mean then.
         distrusted: collects the files that root would refuse, instead of an error.
 
     Returns:
@@ -58,7 +60,7 @@ def load(
     Raises:
         ConfigError: there is no `.vmrc`, it cannot be read, or root must not use it.
     """
-    loader = _Loader(os.path.abspath(directory), environ, distrusted)
+    loader = _Loader(os.path.abspath(directory), environ, distrusted, place)
     loader.environment()
     loader.shared_file(files.global_file(environ), "global", bool(environ.get("VM_GLOBAL_CONFIG")))
     loader.shared_file(files.user_file(environ), "user", False)
@@ -111,8 +113,11 @@ _COMBINED = (
 
 
 class _Loader:
-    def __init__(self, directory: str, environ: Mapping[str, str], distrusted: list[Source] | None) -> None:
+    def __init__(
+        self, directory: str, environ: Mapping[str, str], distrusted: list[Source] | None, place: str = ""
+    ) -> None:
         self.directory = directory
+        self.place = place or directory
         self.environ = environ
         self.distrusted = distrusted
         self.values: dict[str, str] = {}  # for expansions
@@ -145,8 +150,8 @@ class _Loader:
             elif is_setting and is_name(name):
                 self.origins[name] = Origin(ENVIRONMENT)
                 self.inherited[name] = value
-        self.values["VM_HOME"] = self.values["PWD"] = self.directory
-        self.values["VM_CONFIG"] = os.path.join(self.directory, files.VMRC)
+        self.values["VM_HOME"] = self.values["PWD"] = self.place
+        self.values["VM_CONFIG"] = os.path.join(self.place, files.VMRC)
 
     def shared_file(self, path: str, layer: str, is_named: bool) -> None:
         """A file for many machines; it must exist only if VM_GLOBAL_CONFIG names it."""
@@ -269,7 +274,7 @@ class _Loader:
             message, hint = (f"{name} is computed and cannot be set", f"set {variable.computed} instead")
             self.problems.append(Problem(file, line, column, message, hint, name))
             return
-        known = {"VM_HOME": self.directory, "VM_CONFIG": os.path.join(self.directory, files.VMRC)}
+        known = {"VM_HOME": self.place, "VM_CONFIG": os.path.join(self.place, files.VMRC)}
         self.values[name] = known.get(name) or self.environ.get(name, "")
         message = f"{name} is determined before any file is read, so this line has no effect"
         self.warnings.append(Problem(file, line, column, message, "remove it", name))
@@ -279,6 +284,8 @@ class _Loader:
         if value.startswith("~/"):  # it was in quotes, so no shell has expanded it
             value = files.home(self.environ) + value[1:]
         path = os.path.normpath(os.path.join(os.path.dirname(origin.file), value))
+        if path.startswith(self.place + "/"):  # it is still here
+            path = self.directory + path[len(self.place) :]
         name, why = files.shown(path), ""
         if self.unaccepted is not None and not self._is_inside(path) and self._hold("VM_INCLUDE", origin):
             return

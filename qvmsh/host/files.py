@@ -134,6 +134,12 @@ def write_atomic(
     sync_folder(os.path.dirname(path))
 
 
+def shortest(path: str) -> str:
+    """The path without `..` and `.`, if that is the same file: behind a link it may be another one."""
+    short = os.path.normpath(path)
+    return short if short == path or os.path.realpath(short) == os.path.realpath(path) else path
+
+
 def sync(path: str) -> None:
     """Make a file's content survive a power failure, whichever process wrote it.
 

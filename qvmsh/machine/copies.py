@@ -1,6 +1,6 @@
 """Directories that were copied by hand, with the identity of the machine in them.
 
-    original(vm)          # "/vm/web", of which this directory is a copy
+    original(vm)          # "/vm/web", of which this directory is a copy; `registry.original` knows more
 
 `.qvm/place` notes where a machine is. A copy has the note of the original; a machine that was moved has one
 too that does not fit, but then nothing is at that place any more.
@@ -27,20 +27,22 @@ def original(vm: BaseMachine) -> str | None:
     return None
 
 
+def foreign_place(vm: BaseMachine) -> str:
+    """The place that the note has, if it is not this directory's; "" for most."""
+    try:
+        noted = host_files.read(vm.files.place).text.partition(" ")[0]
+        return "" if noted == launch_record.place(vm.directory) else noted
+    except OSError:
+        return ""
+
+
 def note_place(vm: BaseMachine) -> None:
-    """Note where the machine is, unless it is a copy that has not been renewed."""
+    """Note where the machine is; not for a copy that has not been renewed."""
     text = f"{launch_record.place(vm.directory)} {vm.directory}\n"
     try:
-        if host_files.read(vm.files.place).text == text or original(vm):
+        if host_files.read(vm.files.place).text == text:
             return
     except OSError:
         pass
     vm.state_folder()
     host_files.write_atomic(vm.files.place, text)
-
-
-def warn_of_copy(vm: BaseMachine) -> None:
-    """Say that a machine has the identity of another one."""
-    source = original(vm)
-    if source:
-        vm.io.warn(f"{vm.name}: it is a copy of {source}; `qvm renew` gives it an identity of its own")

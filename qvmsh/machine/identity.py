@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from qvmsh.errors import QvmError
+from qvmsh.errors import QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import sockets
 from qvmsh.machine import launch_record
@@ -81,16 +81,41 @@ SHARED_ID = "00"
 
 def ids(environ: Mapping[str, str]) -> dict[str, str]:
     """The VM_MACHINE_ID of each known machine, also in the trash, and its directory."""
+    return values("VM_MACHINE_ID", environ)
+
+
+def values(name: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The values of a variable in the known machines, also those in the trash, and their directories."""
     from qvmsh.machine import registry
     from qvmsh.machine.machine import BaseMachine
 
     found = {}
     for directory in (*registry.in_the_trash(environ), *registry.directories(environ)):
         try:
-            found[BaseMachine(directory, environ={}).loaded["VM_MACHINE_ID"]] = directory
+            found[BaseMachine(directory, environ={}).loaded[name]] = directory
         except (QvmError, KeyError):
             continue
     return found
+
+
+UNIQUE = ("VM_NET_MAC", "VM_SSH_PORT", "VM_NET_PORT")
+"""What two machines must not both have, besides the number, if it is not `auto` or empty."""
+
+
+def require_unique(made: BaseMachine, verb: str) -> None:
+    """Refuse a machine whose file gives it an address or a port that a known one has.
+
+    Raises:
+        UsageError: the text names the variable and that machine.
+    """
+    for name in UNIQUE:
+        wanted = made.settings.text(name)
+        is_own = made.settings.is_set(name) and made.settings.origin(name).file == made.files.vmrc
+        other = values(name, made.environ).get(wanted) if is_own and wanted not in ("", "auto") else None
+        if other:
+            raise UsageError(
+                f"{verb}: {name}={wanted} is that of the machine in {other}", hint=f"`--set {name}=auto`"
+            )
 
 
 def free_id(environ: Mapping[str, str]) -> str | None:

@@ -23,6 +23,7 @@ from enum import Enum
 from qvmsh.errors import QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
+from qvmsh.machine.values import Values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class Record:
         is_frozen: the guest's file systems are frozen.
         is_held: the guest is stopped, and is to be resumed.
         renames: new name and final name of each file of a restore, from the machine's directory.
-        uuid: of the machine whose state is restored.
+        uuid: of the machine whose state is restored; of a machine that is copied, device and inode of the
+            copy's `.vmrc`.
         name: the snapshot, or the disk.
         disks: id and path of each disk; absolute once read.
         was_running: the guest is to be resumed, however it ends.
@@ -112,8 +114,11 @@ class Record:
         entry: the metadata of a snapshot that is being saved.
         device, node: of the disk in QEMU.
         backing: what the disk was backed by; None where that does not change.
-        folder: where a machine is being created, or the folder in the trash that takes its files.
-        directory: the machine whose files are moved into that folder, or out of it.
+        folder: where a machine is being created, or the folder in the trash that takes its files; of a
+            renaming, where the machine was.
+        directory: the machine whose files are moved into that folder, or out of it; of a renaming, or of a
+            copy, where the machine will be.
+        source: the machine that is copied, and then removed.
     """
 
     kind: Kind
@@ -137,6 +142,7 @@ class Record:
     backing_format: str = ""
     folder: str = ""
     directory: str = ""
+    source: str = ""
 
 
 class Journal:
@@ -298,7 +304,8 @@ def write_creation(path: str, record: Record) -> None:
     """Write the record of a machine that is being created."""
     found = {
         "verb": record.kind.value[1], "path": record.folder, "since": record.since, "pid": record.pid,
-        "is_whole": record.phase is Phase.READY, "directory": record.directory,
+        "is_whole": record.phase is Phase.READY, "directory": record.directory, "source": record.source,
+        "place": record.uuid,
     }  # fmt: skip
     host_files.write_atomic(path, json.dumps(found) + "\n")
 
@@ -307,16 +314,18 @@ def read_creation(path: str) -> Record | None:
     """The record of a machine that is being created; None if it is being written, or is invalid."""
     try:
         found = host_files.document(path)
-        value = _Values(found)
+        value = Values(found)
         phase = Phase.READY if found.get("is_whole") else Phase.BEGIN
         record = _begun(Kind(("making", found["verb"])), value)
-        where = value.text("directory", "")
-        return dataclasses.replace(record, phase=phase, folder=value.text("path"), directory=where)
+        where, source, place = (value.text(each, "") for each in ("directory", "source", "place"))
+        return dataclasses.replace(
+            record, phase=phase, folder=value.text("path"), directory=where, source=source, uuid=place
+        )
     except _INVALID:
         return None
 
 
-def _begun(kind: Kind, value: _Values) -> Record:
+def _begun(kind: Kind, value: Values) -> Record:
     """The record with what all have: when it began, and by which process."""
     since: Any = value.found["since"]
     if isinstance(since, str):
@@ -342,7 +351,8 @@ def _encoded(vm: BaseMachine, record: Record) -> dict[str, Any]:
         is_ready = int(record.phase is Phase.READY)
         return found | {"swap": record.renames, "is_ready": is_ready, "uuid": record.uuid}
     if record.kind is Kind.RENAME:
-        return found | {"swap": record.renames, "name": record.name, "directory": record.directory}
+        where = {"directory": record.directory, "was": record.folder}
+        return found | {"swap": record.renames, "name": record.name} | where
     found |= {
         "since": time.strftime("%F %T", time.localtime(record.since)), "name": record.name,
         "phase": record.phase.value, "disks": [[name, vm.files.inside(path)] for name, path in record.disks],
@@ -373,10 +383,10 @@ def _read(vm: BaseMachine, file: str) -> Record | None:
 
 def _decoded(vm: BaseMachine, file: str, found: dict[str, Any]) -> Record:
     """The record in a file, every value checked: it lies where another account may write."""
-    kind, value = Kind((file, found["what"])), _Values(found)
+    kind, value = Kind((file, found["what"])), Values(found)
     record = _begun(kind, value)
     if kind in (Kind.ARCHIVE, Kind.EXPORT):
-        overlays = tuple(_overlay(_Values(each)) for each in value.rows("cuts"))
+        overlays = tuple(_overlay(Values(each)) for each in value.rows("cuts"))
         return dataclasses.replace(
             record, overlays=overlays, is_frozen=value.flag("is_frozen"), is_held=value.flag("is_held"),
             state=value.text("state", ""),
@@ -387,8 +397,10 @@ def _decoded(vm: BaseMachine, file: str, found: dict[str, Any]) -> Record:
             record, phase=phase, renames=value.pairs("swap"), uuid=value.text("uuid", "")
         )
     if kind is Kind.RENAME:
-        name, where = value.text("name"), value.text("directory")
-        return dataclasses.replace(record, renames=value.pairs("swap"), name=name, directory=where)
+        name, where, was = value.text("name"), value.text("directory"), value.text("was", "")
+        return dataclasses.replace(
+            record, renames=value.pairs("swap"), name=name, directory=where, folder=was
+        )
     entry = found["entry"]
     if entry is not None and entry["name"] != found["name"]:
         raise ValueError("entry belongs to another snapshot")
@@ -404,47 +416,7 @@ def _decoded(vm: BaseMachine, file: str, found: dict[str, Any]) -> Record:
     )  # fmt: skip
 
 
-def _overlay(value: _Values) -> Overlay:
+def _overlay(value: Values) -> Overlay:
     keys = ("disk", "format", "node", "cut", "cut_node")
     disk, kind, node, file, file_node = map(value.text, keys)
     return Overlay(disk, kind, node, file, file_node, is_merged=value.text("state") == "back")
-
-
-class _Values:
-    """The values of a JSON object, each with its type checked."""
-
-    def __init__(self, found: Any) -> None:
-        if not isinstance(found, dict):
-            raise ValueError(f"{found!r} is invalid")
-        self.found = found
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.found[key] if default is None else self.found.get(key, default)
-        return _text(key, value)
-
-    def number(self, key: str) -> int:
-        value = self.found.get(key, 0)
-        if not isinstance(value, int):
-            raise ValueError(f"{key} is invalid")
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self.found[key]
-        if not isinstance(value, int):  # a bool is one
-            raise ValueError(f"{key} is invalid")
-        return bool(value)
-
-    def rows(self, key: str) -> list[Any]:
-        value = self.found[key]
-        if not isinstance(value, list):
-            raise ValueError(f"{key} is invalid")
-        return value
-
-    def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
-        return tuple((_text(key, first), _text(key, second)) for first, second in self.rows(key))
-
-
-def _text(key: str, value: object) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"{key} is invalid")
-    return value

@@ -108,6 +108,12 @@ def data_folder(environ: Mapping[str, str]) -> str | None:
     return None if path is None else os.path.dirname(path)
 
 
+def trash_folder(environ: Mapping[str, str]) -> str | None:
+    """Where the deleted machines are, or links that lead to them."""
+    path = list_file(environ)
+    return None if path is None else os.path.join(os.path.dirname(path), "trash")
+
+
 def making_folder(environ: Mapping[str, str]) -> str | None:
     """Where `creation_folder` records its work; it exists only during such work, or after a kill."""
     path = list_file(environ)
@@ -164,13 +170,50 @@ def directories(environ: Mapping[str, str]) -> list[str]:
 
 def in_the_trash(environ: Mapping[str, str]) -> list[str]:
     """The directory of each deleted machine (`shelf.trash`)."""
-    folder = os.path.join(data_folder(environ) or "", "trash")
+    folder = trash_folder(environ) or ""
     mounted = mounts.Mounts()
     try:
         names = [name for name in os.listdir(folder) if not mounted.silent_file(folder, name)]
         return [os.path.realpath(os.path.join(folder, name)) for name in names]
     except OSError:
         return []
+
+
+def deleted(environ: Mapping[str, str]) -> dict[str, str]:
+    """Where each machine in the trash is, and where it was, if its note says so."""
+    found = {}
+    for place in in_the_trash(environ):
+        try:
+            found[place] = str(host_files.document(os.path.join(place, ".qvm", "deleted"))["directory"])
+        except (OSError, ValueError, KeyError, TypeError):
+            found[place] = place
+    return found
+
+
+def original(vm: BaseMachine) -> str | None:
+    """The machine that this directory was copied from by hand, even if that was renamed since; or None."""
+    found = copies.original(vm)
+    place = "" if found else copies.foreign_place(vm)
+    for each in rows(vm.environ) if place else ():
+        if each.is_there and each.place == place and _has_uuid_of(each.directory, vm):
+            return each.directory
+    return found
+
+
+def warn_of_copy(vm: BaseMachine) -> None:
+    """Say that a machine has the identity of another one."""
+    source = original(vm)
+    if source:
+        vm.io.warn(f"{vm.name}: it is a copy of {source}; `qvm renew` gives it an identity of its own")
+
+
+def _has_uuid_of(directory: str, vm: BaseMachine) -> bool:
+    """True if both have one; an inode alone may be another machine's by now."""
+    paths = [os.path.join(each, ".qvm", "uuid") for each in (directory, vm.directory)]
+    try:
+        return len({host_files.read(path).text.strip() for path in paths}) == 1
+    except OSError:
+        return False
 
 
 def remember(vm: BaseMachine) -> None:
@@ -181,7 +224,8 @@ def remember(vm: BaseMachine) -> None:
     if news >= 0 and list_file(vm.environ) == list_file(os.environ):
         os.write(news, os.fsencode(f"{vm.name}\t{directory}\n"))
     try:
-        copies.note_place(vm)
+        if not original(vm):
+            copies.note_place(vm)
         note_use(vm.name, directory, vm.environ)
     except OSError as error:
         vm.io.trace(f"the list of machines cannot be written: {error}")

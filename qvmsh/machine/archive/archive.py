@@ -261,10 +261,11 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
         hint = "`qvm archive` without --create works while it runs; or `qvm stop` first"
         state.require_off(vm, seen, "archive --create", hint)
     kinds = (state.RUNNING, state.PAUSED, state.SUSPENDED, state.SHUT_DOWN)
-    _, note = state.require(vm, seen, "archive", *kinds)
+    _, note = state.require(vm, seen, job.verb, *kinds)
     if note.disposable or note.base_only:
         how = "disposable, its changes are lost" if note.disposable else "running its base (--base-only)"
-        raise StateError(f"cannot archive: it is {how}", machine=vm.name, hint="`qvm stop`, then `qvm start`")
+        what = f"cannot {job.verb}: it is {how}"
+        raise StateError(what, machine=vm.name, hint="`qvm stop`, then `qvm start`")
     if wish.savevm:
         state.require(vm, seen, "save the memory", state.RUNNING, state.PAUSED)
     is_held = bool(wish.savevm) and seen.kind == state.RUNNING
@@ -274,7 +275,7 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
     except QmpError as error:
         raise _failure(job, error) from None
     if locks.holder(vm.files.pid_file) is None:
-        vm.io.warn(f"{vm.name}: QEMU ended during the archive; all that the guest wrote is on its disks")
+        vm.io.warn(f"{vm.name}: QEMU ended meanwhile; all that the guest wrote is on its disks")
     return made
 
 
@@ -286,8 +287,8 @@ def _failure(job: Job, error: QmpError) -> QmpError:
         error.hint = error.hint or f"{job.left}; the guest is still running"
         return error
     return QmpError(
-        "cannot archive: QEMU ended", machine=vm.name, details=[error.what, *error.details],
-        hint="all that the guest wrote is on its disks, the archives did not change; `qvm start` starts it",
+        f"cannot {job.verb}: QEMU ended", machine=vm.name, details=[error.what, *error.details],
+        hint=f"all that the guest wrote is on its disks, {job.unchanged}; `qvm start` starts it",
     )  # fmt: skip
 
 

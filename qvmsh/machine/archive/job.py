@@ -59,6 +59,23 @@ class Job:
         return self.index.store
 
     @property
+    def verb(self) -> str:
+        """The command, for errors."""
+        return "clone" if self.is_passed_on else "archive"
+
+    @property
+    def unchanged(self) -> str:
+        """What a hint says of an attempt that failed."""
+        return "nothing was left behind" if self.is_passed_on else "the archives did not change"
+
+    @property
+    def way_out(self) -> str:
+        """What a hint says where a file cannot be written, most likely for want of space."""
+        if self.is_passed_on:
+            return f"{self.unchanged}; free some space, or clone to a place on another disk"
+        return f"{self.left}; free some space, or set VM_ARCHIVE"
+
+    @property
     def doing(self) -> str:
         """What is printed meanwhile."""
         return "reading" if self.is_passed_on else "archiving"
@@ -78,5 +95,7 @@ class Job:
                 f"not enough free space in {self.store.shown}: it takes {progress.size(need)}, "
                 f"only {progress.size(free)} is free",
                 machine=self.vm.name,
-                hint="free some space, use --compress, or set VM_ARCHIVE to a place on another disk",
+                hint=self.way_out
+                if self.is_passed_on
+                else "free some space, use --compress, or set VM_ARCHIVE to a place on another disk",
             )

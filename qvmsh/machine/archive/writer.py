@@ -52,7 +52,7 @@ class Writer:
         self.taken = [each for each in found if not each.left_out]
         if not self.taken:
             raise ConfigError(
-                "cannot archive: the machine has no disk that qvm knows of", machine=self.vm.name,
+                f"cannot {job.verb}: the machine has no disk that qvm knows of", machine=self.vm.name,
                 hint="`qvm disk add data.qcow2 10G` adds one; with hardware by hand, -drive or -hda does",
             )  # fmt: skip
         self._below = {each.role: drives.below(self.vm, each) for each in self.taken}
@@ -71,7 +71,7 @@ class Writer:
         for path, form in every:
             if image.has_other_files(path, form):
                 raise ImageError(
-                    f"cannot archive: {os.path.basename(path)} keeps its data in another file",
+                    f"cannot {job.verb}: {os.path.basename(path)} keeps its data in another file",
                     machine=self.vm.name,
                     hint=f"`{qemuimg.converted(path, form)}` makes one image of both",
                 )
@@ -177,9 +177,9 @@ class Writer:
         except OSError as error:
             self._undo()
             raise QvmError(
-                f"cannot archive: {error.filename or self.store.shown}: {error.strerror}",
+                f"cannot {self.job.verb}: {error.filename or self.store.shown}: {error.strerror}",
                 machine=self.vm.name,
-                hint=f"{self.job.left}; free some space, or set VM_ARCHIVE",
+                hint=self.job.way_out,
             ) from error
         except BaseException as error:
             if not self.is_whole:
@@ -373,10 +373,10 @@ class Writer:
             if _fingerprint(path) != before:
                 users = ", ".join(image.users(path))
                 raise ImageError(
-                    f"cannot archive: {os.path.basename(path)} was written to during the archive"
+                    f"cannot {self.job.verb}: {os.path.basename(path)} was written to meanwhile"
                     f"{f', by {users}' if users else ''}",
                     machine=self.vm.name,
-                    hint="stop the program that writes to it; the archives did not change",
+                    hint=f"stop the program that writes to it; {self.job.unchanged}",
                 )
 
     def _finish(self) -> None:

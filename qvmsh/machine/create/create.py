@@ -24,7 +24,7 @@ from qvmsh.machine.create import wish as wishes
 from qvmsh.machine.create.wish import Wish
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.storage import own_disk
+from qvmsh.machine.storage import linked, own_disk
 from qvmsh.machine.work import creation_folder
 
 TYPE_CHECKING = False
@@ -75,7 +75,13 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
                 make_key(part, name)
             _write_vmrc(part, name, wish, is_builtin, environ)
             _require_right(part, final, wish.template, environ)
-            with identity.settled(BaseMachine(part, environ=environ), is_fixed=wish.machine_id is not None):
+            if wish.is_linked:
+                linked.note(BaseMachine(part, environ=environ))
+            made = BaseMachine(part, environ=environ)
+            if not wish.is_bare:
+                _require_disk(made)
+            with identity.settled(made, is_fixed=wish.machine_id is not None):
+                identity.require_unique(made, "create")
                 folder.put_in_place()
                 registry.remember(BaseMachine(final, environ=environ))
     except OSError as error:
@@ -83,6 +89,8 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
             raise UsageError(f"create: another command has just created {name}") from None
         raise QvmError(f"cannot create {name}: {error.strerror}", hint="nothing was left behind") from error
     host_files.sync_folder(os.path.dirname(final))
+    if wish.is_linked:
+        linked.add(final)
     if wish.is_moved:
         host_files.remove(source)
     return BaseMachine(final, io=io, environ=environ)
@@ -103,6 +111,18 @@ def _require_right(part: str, final: str, template: str | None, environ: Mapping
         error.what = error.what.replace(inner, outer)
         error.details = tuple(line.replace(inner, outer) for line in error.details)
         raise
+
+
+def _require_disk(made: BaseMachine) -> None:
+    """Refuse settings that name another disk than the one that was made."""
+    if own_disk.is_by_hand(made):
+        return
+    name = own_disk.disk_name(made)
+    if not os.path.lexists(os.path.join(made.directory, name)):
+        raise UsageError(
+            f"create: with these settings the disk would be {name}, which was not made",
+            hint="leave out VM_USE_SNAPSHOTS and VM_FMT: `--format` chooses the format of the disk",
+        )
 
 
 def require_place(final: str, name: str, *, verb: str = "create") -> None:

@@ -122,6 +122,11 @@ def require_movable(source: str, name: str, vm: BaseMachine) -> None:
                 f"create: --move: {source} belongs to the machine in {directory}", machine=name,
                 hint="leave out --move: the image is copied; or `qvm clone` that machine",
             )  # fmt: skip
+    for directory in dependents.users([source], vm).values():
+        raise UsageError(
+            f"create: --move: {source} is a disk of the machine in {directory}", machine=name,
+            hint="leave out --move: the image is copied",
+        )  # fmt: skip
     for overlay in dependents.overlays_on(source, vm):
         raise UsageError(
             f"create: --move: {overlay} is backed by {os.path.basename(source)}", machine=name,

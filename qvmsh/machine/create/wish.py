@@ -11,6 +11,10 @@ from qvmsh.machine.storage import disk_size
 TINY = "tiny"
 
 
+_OTHERWISE = {"VM_MACHINE_NAME": "the word NAME", "VM_MACHINE_ID": "--id NN", "VM_FMT": "--format FORMAT"}
+"""Variables that `create` itself writes, and how they are chosen."""
+
+
 @dataclass(frozen=True)
 class Wish:
     """The options of `create`.
@@ -89,6 +93,8 @@ def require_sound(wish: Wish) -> None:
             wrong = ("is empty", "")
         _require_none(flag, wrong)
     for name, value in wish.values:
+        if name in _OTHERWISE:
+            raise UsageError(f"create: --set {name}: it is chosen by {_OTHERWISE[name]}")
         _require_none(f"--set {name}", VARIABLES[name].check(value) if name in VARIABLES else None)
 
 

@@ -18,7 +18,7 @@ from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot.store import Images
-from qvmsh.machine.storage import chain, dependents, selection, volumes
+from qvmsh.machine.storage import chain, dependents, linked, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
@@ -123,6 +123,7 @@ def rebase(vm: BaseMachine, name: str, base: str | None, *, is_unsafe: bool) -> 
             _require_room_for(vm, disk, layers)
         if seen.is_live:
             commit_rebase_live.flatten(vm, seen, disk)
+            linked.renew(vm)
             return DiskDone(vm.name, disk, "no longer backed by another image")
         if not is_unsafe:
             image.require_unused(disk.path, vm.name)
@@ -131,6 +132,7 @@ def rebase(vm: BaseMachine, name: str, base: str | None, *, is_unsafe: bool) -> 
         with vm.io.stage(f"rebasing {disk.name}"), journal:
             selection.run(vm, words, f"rebase {disk.name}")
             host_files.sync(disk.path)
+        linked.renew(vm)
     log.note(vm, f"rebased {disk.id} onto {target or 'nothing'}")
     shown = target.removeprefix("./")
     return DiskDone(vm.name, disk, f"now backed by {shown}" if shown else "no longer backed by another image")

@@ -10,7 +10,7 @@ import time
 
 from qvmsh.errors import QmpError
 from qvmsh.host import process
-from qvmsh.machine import copies, identity, registry
+from qvmsh.machine import identity, registry
 from qvmsh.machine.overview import content, facts
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import lasting, shown, stamp
@@ -41,7 +41,7 @@ def look_closer(vm: BaseMachine, seen: Observation) -> dict[str, Any]:
     """
     note = seen.note if seen.pid else None
     found: dict[str, Any] = {"directory": vm.directory, "uuid": identity.known_uuid(vm) or None}
-    found["copy_of"] = copies.original(vm)
+    found["copy_of"] = registry.original(vm)
     numbers = facts.of(vm, seen.pid, None)
     del numbers["ssh_port"]
     began = time.time() - numbers["uptime_s"] if seen.pid else 0.0

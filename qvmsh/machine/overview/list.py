@@ -9,7 +9,7 @@ import os
 
 from qvmsh.errors import QvmError, UsageError, printable
 from qvmsh.host import mounts, process
-from qvmsh.machine import copies, registry, state
+from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.overview import facts
 from qvmsh.machine.overview import status as overview_status
@@ -283,7 +283,7 @@ def look(
         hint = error.hint if isinstance(error, QvmError) else None
         own = registry.labels(directory, environ)
         return Listed(name, state.BROKEN, directory, detail=what, labels=own, hint=hint)
-    source = copies.original(vm)
+    source = registry.original(vm)
     return Listed(
         vm.name,
         seen.state,

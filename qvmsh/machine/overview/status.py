@@ -130,7 +130,11 @@ def look(
     Args:
         ask: as in `state.observe`.
     """
-    copies.warn_of_copy(vm)
+    if copies.foreign_place(vm):
+        from qvmsh.machine import registry  # late: it is rarely needed
+
+        registry.warn_of_copy(vm)
+    _warn_of_renaming(vm)
     try:
         vm.settings  # noqa: B018
     except ConfigError as error:
@@ -159,6 +163,16 @@ def look(
             if by:
                 seen.kind, seen.detail = state.STARTING, f"{why} yet; {by} is waiting for it"
     return _report(vm, seen, ssh, is_quiet)
+
+
+def _warn_of_renaming(vm: BaseMachine) -> None:
+    """Say that some of the files have another name, and why."""
+    if not os.path.lexists(vm.files.archive_journal):
+        return
+    from qvmsh.machine import journal
+
+    if journal.is_of(vm, journal.Kind.RENAME):
+        vm.io.warn(f"{vm.name}: {journal.message(vm)}")
 
 
 def _may_log_in(vm: BaseMachine) -> bool:

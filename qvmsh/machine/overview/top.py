@@ -2,7 +2,8 @@
 
     show(io, ["1", "web*"], sort="cpu", frames=None, environ=os.environ)
 
-On a terminal a live table (`top_screen`), else a frame of plain text, or a line of JSON for each frame.
+On a terminal a live table (`top_screen`); else, and for a number of frames, plain text, or a line of JSON
+for each frame.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ def show(io: Io, words: Sequence[str], *, sort: str, frames: int | None, environ
         raise
     has_terminal = isatty(io.stdin) and io.is_on_terminal and environ.get("TERM", "dumb") != "dumb"
     try:
-        if io.capture or not has_terminal:
+        if io.capture or not has_terminal or frames is not None:
             return _in_pipe(io, sampler, interval_s, sort, frames)
         from qvmsh.machine.overview.top_screen import Screen
 
-        Screen(io, sampler, interval_s, sort).show(frames)
+        Screen(io, sampler, interval_s, sort).show()
     except KeyboardInterrupt:
         if io.capture and not io.json:  # a program calls it
             raise

@@ -50,20 +50,18 @@ class Screen:
         self._took_s = 0.0
         self._live: Live | None = None
 
-    def show(self, frames: int | None) -> None:
-        """Show it until `q` or Ctrl-C, or for so many frames."""
+    def show(self) -> None:
+        """Show it until `q` or Ctrl-C."""
         fd = self._io.stdin.fileno()
         with _Signals() as signals, tty_mode.Kept(fd):
             self._open(fd)
             try:
-                left = frames
                 before = time.monotonic()
-                while left is None or left > 0:
+                while True:
                     now = time.monotonic()
                     self._machines = [Measured(*each) for each in self._sampler.measure()]
                     self._took_s, before = now - before, now
                     self._draw()
-                    left = None if left is None else left - 1
                     if not self._wait(fd, signals, before + self._interval_s):
                         return
             finally:

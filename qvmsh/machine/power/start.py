@@ -9,7 +9,7 @@ import os
 
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, tty_mode
-from qvmsh.machine import copies, crash, handover, identity, log, registry, state
+from qvmsh.machine import crash, handover, identity, log, registry, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
@@ -43,7 +43,7 @@ def start(
     """
     _require_attempts(vm, ssh_attempts)
     handover.require_roots(vm)
-    copies.warn_of_copy(vm)
+    registry.warn_of_copy(vm)
     require_no_archive(vm, "start", is_disposable=request.disposable)
     tools.require_accepted(vm)
     plan = plan_of(vm, request, "start")

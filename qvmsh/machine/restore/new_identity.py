@@ -26,6 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from qvmsh.config.settings import Settings
+
 WORDS = ("VM_QEMU_ARGS", "VM_QEMU_EXTRA")
 _KEYS = "name=opt/qvm/authorized_keys,"
 _NAME = "name=opt/qvm/hostname,string="
@@ -67,8 +69,7 @@ def renew(
     if settings.text("VM_SSH_PORT").isdigit() and not by_hand:
         changes["VM_SSH_PORT"] = "auto"
     changes |= _owner(made)
-    changed = [each for each in changes if each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")]
-    notes += [f"{each} is now {changes[each]}, it was {settings.text(each)}" for each in changed]
+    notes += _changed(settings, changes)
     vmrc = made.files.vmrc
     for variable, text in guest_words(made, name).items():
         edit.assign_in_file(vmrc, variable, text)
@@ -85,6 +86,16 @@ def renew(
         )
     if tpm.is_wanted(made):
         notes.append(f"its TPM holds the same keys as the one of {old}")
+
+
+def _changed(settings: Settings, changes: Mapping[str, str]) -> list[str]:
+    """Notes about the values that are others now; name and number are always."""
+    rows = [(each, settings.text(each), value) for each, value in changes.items()]
+    return [
+        f"{each} is now {value}, it was {was or 'empty'}"
+        for each, was, value in rows
+        if was != value and each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")
+    ]
 
 
 def guest_words(vm: BaseMachine, name: str) -> dict[str, str]:

@@ -218,8 +218,7 @@ def require_nobody_above(vm: BaseMachine, plan: Plan) -> None:
                 f"cannot restore: {other if inside.startswith('..') else inside} is backed by "
                 f"{os.path.basename(path)}, which would be replaced, and would be silently corrupted",
                 machine=vm.name,
-                hint="`qvm restore ARCHIVE DIR` makes a new machine; or give that overlay a base of its "
-                "own first: `qvm disk rebase`, or a copy of the base",
+                hint=f"`qvm restore ARCHIVE DIR` makes a new machine; or {dependents.way_out(vm, other)}",
             )
 
 

@@ -12,14 +12,17 @@ import re
 from dataclasses import dataclass
 
 from qvmsh.config import devices, forwards, trust
+from qvmsh.config.grammar import parse
+from qvmsh.config.syntax import Expansion, Tilde
 from qvmsh.config.variables import VARIABLES
 from qvmsh.qemu.drives import pairs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from qvmsh.config.settings import Settings
+    from qvmsh.config.syntax import Part
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,63 @@ _DRIVE_KEYS = frozenset((
 
 def find(settings: Settings) -> list[Brought]:
     """What would run or open something, in the order of the settings; nothing of other layers."""
-    own = {each.path for each in settings.sources}
+    own, unsure = {each.path for each in settings.sources}, _unsure(settings)
     found = []
-    for name in settings:
-        if not settings.is_set(name) or not settings[name] or settings.origin(name).file not in own:
-            continue
-        what = _harm(settings, name)
+    for name in dict.fromkeys([*settings, *unsure]):
+        if name in unsure:
+            what = "" if _is_harmless_text(name) else f"depends on the environment: {_short(unsure[name])}"
+        elif settings.is_set(name) and settings[name] and settings.origin(name).file in own:
+            what = _harm(settings, name)
+        else:
+            what = ""
         if what:
             found.append(Brought(name, what))
     if "VM_INCLUDE" in settings.held and not any(each.name == "VM_INCLUDE" for each in found):
         found.append(Brought("VM_INCLUDE", "reads a file outside the machine's directory"))
     return found
+
+
+def _unsure(settings: Settings) -> dict[str, str]:
+    """The variables whose values are not only the package's: names, and the lines that set them.
+
+    Such a value may be harmless, or empty, here and now, and another one elsewhere.
+    """
+    found: dict[str, str] = {}
+    for source in settings.sources:
+        lines = source.text.splitlines()
+        known: set[str] = set()  # of this file: another one may be read later, or not at all
+        for row in parse(source.text, source.path).assignments:
+            line = lines[row.line - 1].strip() if row.line <= len(lines) else row.name
+            inner = list(_expansions(row.parts))
+            found |= {
+                each.name: line for each in inner if isinstance(each, Expansion) and each.operator == "="
+            }
+            if any(_is_foreign(each, known, found) for each in inner):
+                found[row.name] = line
+            known.add(row.name)
+    return found
+
+
+def _is_foreign(part: Expansion | Tilde, known: set[str], unsure: Mapping[str, str]) -> bool:
+    return isinstance(part, Tilde) or part.name not in known or part.name in unsure
+
+
+def _expansions(parts: Iterable[Part]) -> Iterator[Expansion | Tilde]:
+    """All expansions in a value, those inside of others too."""
+    for part in parts:
+        if isinstance(part, Expansion):
+            yield part
+            yield from _expansions(part.word)
+        elif isinstance(part, Tilde):
+            yield part
+
+
+def _is_harmless_text(name: str) -> bool:
+    """True for a variable that opens and runs nothing, whatever its value is."""
+    variable = VARIABLES.get(name)
+    if variable is None:
+        return name.startswith("VM_")
+    return variable.kind in _HARMLESS_KINDS or name in _HARMLESS
 
 
 def shell_code(folder: str) -> list[Brought]:
@@ -102,10 +151,10 @@ def shell_code(folder: str) -> list[Brought]:
 def _harm(settings: Settings, name: str) -> str:
     """What a value would do; "" if that is harmless."""
     value, variable = settings[name], VARIABLES.get(name)
-    if variable is None:
-        return "" if name.startswith("VM_") else f"changes the environment of programs: {_short(value)}"
-    if variable.kind in _HARMLESS_KINDS or name in _HARMLESS:
+    if _is_harmless_text(name):
         return ""
+    if variable is None:
+        return f"changes the environment of programs: {_short(value)}"
     if variable.kind == "forwards":
         return _opened_ports(value)
     if name in _PLAIN:

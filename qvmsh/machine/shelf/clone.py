@@ -9,13 +9,14 @@ into the new machine's directory.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import time
 from dataclasses import dataclass
 
-from qvmsh.errors import QvmError, UsageError
+from qvmsh.errors import QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import identity, log, programs, registry
 from qvmsh.machine.archive import archive, live_copy, maintenance, stores
@@ -27,10 +28,9 @@ from qvmsh.machine.guest import renewal
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import new_identity, new_machine
-from qvmsh.machine.shelf import linked
 from qvmsh.machine.shelf.reports import Cloned
 from qvmsh.machine.snapshot import of_s2e
-from qvmsh.machine.storage import own_disk
+from qvmsh.machine.storage import chain, linked, own_disk, volumes
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
 
@@ -74,6 +74,8 @@ def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
     create.require_place(final, name, verb="clone")
     if os.path.realpath(final).startswith(os.path.realpath(vm.directory) + os.sep):
         raise UsageError("clone: a machine is not made inside another", machine=vm.name)
+    if wish.is_linked:
+        _require_base(vm)
     try:
         with (
             creation_folder.Folder(Kind.CLONE, final, vm.environ, vm.io) as folder,
@@ -83,12 +85,12 @@ def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
             point, laid = _made(vm, folder.path, name, final, wish)
             part = BaseMachine(folder.path, environ=vm.environ)
             if wish.is_linked:
-                linked.note(part, vm.directory)
+                linked.note(part)
             with identity.settled(part, is_fixed=wish.keeps_identity):
                 folder.put_in_place()
                 registry.remember(BaseMachine(final, environ=vm.environ))
             if wish.is_linked:
-                linked.add(vm.directory, final)
+                linked.add(final)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final in (error.filename, error.filename2):
             raise UsageError(f"clone: another command has just created {name}") from None
@@ -109,6 +111,18 @@ def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
         notes=_notes(laid, is_known=wish.is_guest_renewed or own_disk.is_empty(vm)),
         seconds=time.monotonic() - began,
     )
+
+
+def _require_base(vm: BaseMachine) -> None:
+    """Refuse a linked clone where there is nothing to share: its disks have no base."""
+    for disk in volumes.configured(vm):
+        with contextlib.suppress(OSError, QvmError):
+            if chain.layers(disk.path, disk.format, vm.name, vm.directory)[1:]:
+                return
+    raise StateError(
+        "cannot clone --linked: its disk has no base that could be shared", machine=vm.name,
+        hint="leave out --linked: the disk is copied",
+    )  # fmt: skip
 
 
 def _notes(laid: Laid, *, is_known: bool) -> list[str]:

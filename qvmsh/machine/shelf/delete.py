@@ -11,16 +11,17 @@ import os
 import time
 
 from qvmsh.config.words import quote
-from qvmsh.errors import ConfigError, QvmError, StateError, UsageError
+from qvmsh.errors import ConfigError, QvmError, StateError, UsageError, printable
 from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import lasting, plural, stamp
-from qvmsh.machine.shelf import linked, own_files, trash
-from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted
-from qvmsh.machine.storage import dependents, volumes
+from qvmsh.machine.shelf import own_files, trash
+from qvmsh.machine.shelf.reports import Deleted, Pruned, Trashed, Undeleted, archived, unseen_lines
+from qvmsh.machine.storage import dependents, linked, volumes
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
+from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
         trash=None if is_now or not entry else entry.path,
         foreign=content.foreign,
         outside=content.outside,
+        archives=content.place or None,
+        archives_there=content.archives_there,
         freed_bytes=used if is_now else 0,
     )
 
@@ -94,39 +97,45 @@ def _require_free(vm: BaseMachine, content: Content) -> None:
 
 
 def require_no_dependents(vm: BaseMachine, content: Content, what: str) -> None:
-    """Refuse where an image outside of the machine is backed by one of its own.
+    """Refuse where another machine needs a disk of this one: as a disk of its own, or as a base.
 
     Raises:
-        StateError: there is one; the text names its machine.
+        StateError: there is one; the text names it.
+        ImageError: a QEMU that qvm does not know has a disk in use.
     """
     linked.require_found(vm, what)
     here = os.path.realpath(vm.directory) + os.sep
     own = [each.path for each in volumes.configured(vm, is_to_come=True)]
     own += [os.path.join(vm.directory, each) for each in content.own]
-    files = [path for path in dict.fromkeys(own) if os.path.realpath(path).startswith(here)]
+    paths = [path for path in dict.fromkeys(own) if os.path.realpath(path).startswith(here)]
+    files = [each for each in paths if os.path.isfile(each)]
+    for path, directory in dependents.users(files, vm).items():
+        raise StateError(
+            f"cannot {what}: {os.path.basename(path)} is a disk of the machine in {directory}",
+            machine=vm.name, hint=f"`qvm -C {quote(directory)} config edit` takes it from that machine",
+        )  # fmt: skip
     found = [
         (overlay, path)
-        for path, above in dependents.overlays_on_each(
-            [each for each in files if os.path.isfile(each)], vm
-        ).items()
+        for path, above in dependents.overlays_on_each(files, vm).items()
         for overlay in above
         if not overlay.startswith(here)
     ]
-    if not found:
-        return
-    lines = [f"{overlay} is backed by {os.path.basename(path)}" for overlay, path in dict(found).items()]
-    raise StateError(
-        f"cannot {what}: {lines[0]}", machine=vm.name, details=lines[1:], hint=_way_out(vm, found[0][0])
-    )
+    if found:
+        lines = [f"{overlay} is backed by {os.path.basename(path)}" for overlay, path in dict(found).items()]
+        raise StateError(
+            f"cannot {what}: {lines[0]}", machine=vm.name, details=lines[1:], hint=_way_out(vm, found[0][0])
+        )
+    for path in files:
+        image.require_unused(path, vm.name)
 
 
 def _way_out(vm: BaseMachine, overlay: str) -> str:
     """What frees a base from one of its overlays."""
-    folder, name = os.path.split(overlay)
+    folder = os.path.dirname(overlay)
     for entry in trash.entries(vm.environ):
         if folder.startswith(os.path.realpath(entry.path)):
             return f"{entry.name} is in the trash: `qvm undelete {quote(entry.name)}`, or `qvm prune`"
-    return f"`cd {quote(folder)} && qvm disk rebase {quote(name)}` copies all data into it"
+    return dependents.way_out(vm, overlay)
 
 
 def _question(vm: BaseMachine, content: Content, used: int, *, is_now: bool) -> str:
@@ -138,8 +147,10 @@ def _question(vm: BaseMachine, content: Content, used: int, *, is_now: bool) -> 
         lines.append(f"  not its own, and kept: {', '.join(content.foreign)}")
     if content.outside:
         lines.append(f"  elsewhere, and kept: {', '.join(content.outside)}")
+    if content.place:
+        lines.append(f"  elsewhere, and kept: {archived(content.archives_there, content.place)}")
     last = "Remove it for good?" if is_now else "Move it into the trash?"
-    return "\n".join([*lines, last])
+    return "\n".join([*map(printable, lines), last])
 
 
 def undelete(name: str | None, environ: Mapping[str, str], io: Io) -> Undeleted:
@@ -156,9 +167,15 @@ def undelete(name: str | None, environ: Mapping[str, str], io: Io) -> Undeleted:
     if not wanted:
         names = ", ".join(dict.fromkeys(each.name for each in found)) or "nothing"
         what = f"undelete: {name} is not in the trash" if name else "undelete: the trash is empty"
-        raise UsageError(what, hint=f"in the trash: {names}")
+        raise UsageError(what, hint=f"in the trash: {names}", details=unseen_lines(trash.unseen(environ)))
     entry = wanted[-1]
-    trash.take_back(entry, entry.directory, environ)
+    try:
+        trash.take_back(entry, entry.directory, environ, io)
+    except OSError as error:
+        raise QvmError(
+            f"cannot undelete into {entry.directory}: {error.strerror}", machine=entry.name,
+            hint=f"it is still in the trash: {entry.path}",
+        ) from error  # fmt: skip
     vm = BaseMachine(entry.directory, io=io, environ=environ)
     registry.remember(vm)
     return Undeleted(entry.name, entry.directory)
@@ -174,7 +191,7 @@ def in_trash(name: str | None, environ: Mapping[str, str]) -> Trashed:
         }
         for each in reversed(found)
     ]  # fmt: skip
-    return Trashed(rows)
+    return Trashed(rows, trash.unseen(environ))
 
 
 def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: Io) -> Pruned:
@@ -192,11 +209,12 @@ def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: I
             f"{each.name} from {each.directory}, deleted {lasting(now - each.since)} ago: {size(sizes[each])}"
             for each in going
         ]
-        question = "\n".join([*lines, "Remove this for good?"])
+        question = "\n".join([*map(printable, lines), "Remove this for good?"])
         io.require_yes(question, is_given=is_sure, what="prune")
     for above in {os.path.dirname(each.path) for each in found} | {trash.folder(environ)}:
         if os.path.isdir(above):
             trash.remove_left(above)
     for each in going:
         trash.remove(each)
-    return Pruned([each.name for each in going], sum(sizes.values()), len(found) - len(going))
+    left = len(found) - len(going)
+    return Pruned([each.name for each in going], sum(sizes.values()), left, trash.unseen(environ))

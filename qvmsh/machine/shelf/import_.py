@@ -59,6 +59,7 @@ def import_package(
             made, layout, done = package.make(directory)
         except OSError as error:
             raise _unwritable(file, error) from error
+    io.about = made.directory
     return Imported(
         made.name, os.path.relpath(made.directory), file, layout.kind,
         brings=[{"name": each.name, "what": each.what} for each in done.brings],
@@ -94,7 +95,8 @@ def _unwritable(file: str, error: OSError) -> QvmError:
     hint = "nothing was left behind"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free some space; nothing was left behind"
-    return QvmError(f"cannot import {file}: {error.strerror or error}", hint=hint)
+    what = "from standard input" if file == STDIN else file
+    return QvmError(f"cannot import {what}: {error.strerror or error}", hint=hint)
 
 
 class _Package:

@@ -8,11 +8,13 @@ directory, packed by `tar czf X.tar.gz DIR`, is one folder with a `.vmrc`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass, field
 
 from qvmsh.errors import ImageError
+from qvmsh.machine.shelf import names
 from qvmsh.machine.storage.own_disk import S2E
 
 TYPE_CHECKING = False
@@ -51,11 +53,16 @@ def arrange(found: Unpacked, folder: str, label: str) -> Layout:
     layout = _layout(inside, tops, label)
     prefix = f"{layout.top}/" if layout.top else ""
     wanted = [name for name in found.names if name.startswith(prefix)]
+    if layout.kind == DIRECTORY:
+        others = names.of_others(name.removeprefix(prefix) for name in wanted)
+        wanted = [name for name in wanted if not _is_below(name.removeprefix(prefix), others)]
     if layout.kind == OF_S2E:
         wanted = [name for name in wanted if _is_of_s2e(name.removeprefix(prefix))]
     layout.skipped = sorted(inside - set(wanted))
     for name in layout.skipped:
         os.unlink(os.path.join(folder, name))
+        with contextlib.suppress(OSError):  # there are others in it
+            os.removedirs(os.path.join(folder, os.path.dirname(name)))
     if prefix:
         _lift(folder, layout.top)
     return layout
@@ -79,6 +86,15 @@ def _layout(inside: set[str], tops: list[str], label: str) -> Layout:
         f"{label}: it holds no machine: neither {'qvm.json'} as its first member, nor a .vmrc, nor {S2E}",
         hint="`qvm create NAME --image FILE` makes a machine from a disk image",
     )
+
+
+def _is_below(name: str, folders: set[str]) -> bool:
+    above = os.path.dirname(name)
+    while above:
+        if above in folders:
+            return True
+        above = os.path.dirname(above)
+    return False
 
 
 def _is_of_s2e(name: str) -> bool:

@@ -6,9 +6,17 @@ Names().add("Data.raw")          # Refused: after "data.raw" it would be the sam
 
 from __future__ import annotations
 
+import os
+import re
 import unicodedata
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 NAME_BYTES, PATH_BYTES, DEPTH = 255, 1024, 16
+_ARCHIVE = re.compile(r"(.*-)?[0-9]{14}", re.ASCII)
+"""The name of a folder of an archive, or of a state in one."""
 
 
 class Refused(Exception):
@@ -75,3 +83,28 @@ class Names:
 def _key(name: str) -> str:
     """What is the same for all names that may mean one file: on macOS, in a case-blind folder of ext4."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFKD", name).casefold())
+
+
+def of_others(names: Iterable[str]) -> set[str]:
+    """The folders that hold another machine, or an archive, which may become one.
+
+    Its settings have not been looked at, so it is no part of what is imported.
+    """
+    parts = [name.split("/") for name in names]
+    machines = {"/".join(each[:-1]) for each in parts if each[1:] and each[-1] == ".vmrc"}
+    archives = {
+        "/".join(each[: at + 1])
+        for each in parts
+        for at, one in enumerate(each[:-1])
+        if _ARCHIVE.fullmatch(one)
+    }
+    return machines | archives
+
+
+def is_of_others(name: str) -> bool:
+    """True for a file that makes its folder another machine, or an archive of one."""
+    above, base = os.path.split(name)
+    is_archived = base == "manifest.json" or "-settings.tar" in base
+    return bool(above) and (
+        base == ".vmrc" or (is_archived and bool(_ARCHIVE.fullmatch(os.path.basename(above))))
+    )

@@ -13,16 +13,18 @@ import os
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.machine.archive import maintenance
+from qvmsh.host import files as host_files
+from qvmsh.machine.archive import drives, maintenance, settings
 from qvmsh.machine.create.layers import Layers
 from qvmsh.machine.snapshot import of_s2e
-from qvmsh.machine.storage import supplies, volumes
+from qvmsh.machine.storage import chain, supplies, volumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from qvmsh.machine.machine import BaseMachine
+    from qvmsh.machine.storage.volumes import Volume
 
 ALWAYS = (".vmrc", ".qvm", ".qvmrc.xsh")
 FIRMWARE = ("uefi", "uefi-secure")
@@ -37,12 +39,16 @@ class Content:
         foreign: everything else: files that qvm did not make and does not use.
         archives: how many archived states are among the own files.
         outside: absolute paths of disks in other directories.
+        place: where its archives are, elsewhere (VM_ARCHIVE); "" if there are none.
+        archives_there: how many archived states are there; None on another host, which is not asked.
     """
 
     own: tuple[str, ...]
     foreign: tuple[str, ...]
     archives: int
     outside: tuple[str, ...]
+    place: str = ""
+    archives_there: int | None = 0
 
 
 def of(vm: BaseMachine) -> Content:
@@ -51,31 +57,55 @@ def of(vm: BaseMachine) -> Content:
     Raises:
         ConfigError: the configuration, which names the disks, is wrong.
     """
-    settings, directory = vm.settings, vm.directory
-    name = settings.text("VM_MACHINE_NAME")
+    directory = vm.directory
+    name = vm.settings.text("VM_MACHINE_NAME")
     layers = Layers(vm)
     paths = [layers.seed, layers.base, layers.overlay, f"{name}.{layers.format}"]
     paths += [f"{name}-{kind}.qcow2" for kind in FIRMWARE]
-    disks = [each.path for each in volumes.configured(vm, is_to_come=True)]
-    disks += [each.path for each in supplies.additional_disks(vm)]
-    folders, count = _archives(vm)
-    paths += [*folders, *of_s2e.paths(vm).values()]
+    configured = volumes.configured(vm, is_to_come=True)
+    paths += [path for each in configured for path in _bases(vm, each)]
+    paths += _named(vm)
+    disks = [each.path for each in configured]
+    disks += [host_files.shortest(each.path) for each in supplies.additional_disks(vm)]
+    states, place, there = _archives(vm)
+    paths += [*states, *of_s2e.paths(vm).values()]
     wanted = {os.path.normpath(os.path.join(directory, path)) for path in (*paths, *disks)}
     inside = {os.path.relpath(path, directory) for path in wanted}
     named = {each for each in inside if not each.startswith("..")} | set(ALWAYS)
     own, foreign = _sorted_out(directory, "", named, f".{name}.part-")
     outside = sorted(path for path in disks if os.path.relpath(path, directory).startswith(".."))
-    return Content(tuple(own), tuple(foreign), count, tuple(dict.fromkeys(outside)))
+    count = sum(states.values())
+    return Content(tuple(own), tuple(foreign), count, tuple(dict.fromkeys(outside)), place, there)
 
 
-def _archives(vm: BaseMachine) -> tuple[list[str], int]:
-    """The folders of the machine's archives on this host, and how many states they hold."""
-    if "://" in vm.settings.text("VM_ARCHIVE"):
-        return [], 0
+def _bases(vm: BaseMachine, disk: Volume) -> list[str]:
+    """What a disk is backed by, as far as it can be known."""
     with contextlib.suppress(QvmError, OSError):
-        found = maintenance.own_folders(vm)
-        return list(found), sum(len(each.done) for each in found.values())
-    return [], 0
+        found = chain.layers(disk.path, disk.format, vm.name, vm.directory)
+        return [os.path.join(vm.directory, each.path) for each in found[1:]]
+    return []
+
+
+def _named(vm: BaseMachine) -> list[str]:
+    """The small files that the settings name: kernels, hooks, media."""
+    with contextlib.suppress(QvmError, OSError):
+        return settings.gather(vm, drives.of(vm)).names
+    return []
+
+
+def _archives(vm: BaseMachine) -> tuple[dict[str, int], str, int | None]:
+    """The archives: folders in the machine's directory with the number of their states; `place`, `there`."""
+    where = vm.settings.text("VM_ARCHIVE")
+    if "://" in where:
+        return {}, where, None
+    states: dict[str, int] = {}
+    with contextlib.suppress(QvmError, OSError):
+        states = {path: len(each.done) for path, each in maintenance.own_folders(vm).items()}
+    top = os.path.realpath(vm.directory) + os.sep
+    inside = {path: count for path, count in states.items() if os.path.realpath(path).startswith(top)}
+    there = sum(states.values()) - sum(inside.values())
+    place = host_files.shortest(vm.settings.located(where)) if there else ""
+    return inside, place, there
 
 
 def _sorted_out(directory: str, below: str, named: Iterable[str], left: str) -> tuple[list[str], list[str]]:

@@ -61,7 +61,7 @@ class Imported(Report):
     """Result of `import`.
 
     Args:
-        package: what was imported.
+        package: what was imported; `-` for standard input.
         kind: `qvm`, `s2e` or `directory`.
         brings: what does nothing until `qvm allow`: variable (or file) and what it would do.
         skipped: members that are not part of a machine.
@@ -81,7 +81,8 @@ class Imported(Report):
         self.seconds: float = round(more["seconds"], 3)
 
     def shown(self) -> list[str]:
-        lines = [f"{self.machine}: imported {self.package} as {self.directory} in {self.seconds:.1f} s"]
+        what = "from standard input" if self.package == "-" else self.package
+        lines = [f"{self.machine}: imported {what} as {self.directory} in {self.seconds:.1f} s"]
         lines += [f"{self.machine}: {each}" for each in self.notes]
         lines += [f"{self.machine}: {each['name']} {each['what']}" for each in self.brings]
         if self.brings:

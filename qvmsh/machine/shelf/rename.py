@@ -2,8 +2,10 @@
 
 rename(vm, "mail")       # Moved
 
-The new `.vmrc` is written beside the old one first; then a record in the journal lists every file to rename.
-From there on the renaming is completed, by this command or by the next: each step can be done again.
+The new `.vmrc` is written beside the old one, and a record in the journal lists every file to rename. Then
+the directory gets its new name, and only after that its files do. So a killed renaming leaves the machine in
+its old directory, where nothing has changed, or in the new one, where the next command completes it: each
+step can be done again.
 """
 
 from __future__ import annotations
@@ -11,22 +13,22 @@ from __future__ import annotations
 import os
 
 from qvmsh.config import edit
-from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import programs, registry, state
+from qvmsh.machine import journal as journals
+from qvmsh.machine import registry, state
 from qvmsh.machine.archive import maintenance
 from qvmsh.machine.create import create
 from qvmsh.machine.journal import Journal, Kind, Record
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.restore.new_identity import guest_words
-from qvmsh.machine.shelf import delete, own_files
+from qvmsh.machine.restore.new_identity import WORDS, guest_words
+from qvmsh.machine.shelf import delete, own_files, path_images, path_settings, path_snapshots
 from qvmsh.machine.shelf.reports import Moved
-from qvmsh.machine.snapshot.catalogue import Catalogue
-from qvmsh.machine.storage import volumes
+from qvmsh.machine.shelf.shift import Shift
+from qvmsh.machine.storage import own_disk
 from qvmsh.machine.work import recovery
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import image, qemuimg
+from qvmsh.qemu import image
 
 STAGED = os.path.join(".qvm", "vmrc.renamed")
 
@@ -35,26 +37,42 @@ def rename(vm: BaseMachine, name: str) -> Moved:
     """Give the machine the name `name`; its directory too where that has the machine's name.
 
     Raises:
-        StateError: it is not off, or disks of other machines are backed by its own.
+        StateError: it is not off, disks of other machines are backed by its own, or a path in it cannot be
+            written so that it leads to the same file afterwards.
         UsageError: the name cannot be used, or something of that name is there.
     """
     vm, was = own_files.real(vm), vm.name
     create.require_name(name, verb="rename")
     with work_lock(vm, "rename"):
+        if was != vm.name == name:  # an interrupted renaming has just been completed
+            return Moved(name, vm.directory, was)
         state.require_off(vm, state.observe(vm), "rename")
         target = _target(vm, name)
         delete.require_no_dependents(vm, own_files.of(vm), "rename")
-        text = _renamed_text(vm, name)
-        record = Record(Kind.RENAME, name=name, renames=_renames(vm, vm.with_vmrc(text)), directory=target)
-        staged = os.path.join(vm.directory, STAGED)
-        host_files.write_atomic(staged, text, host_files.mode(vm.files.vmrc) or 0o644)
-        with recovery.Transaction(vm, record) as journal:
-            complete(journal)
-        _rename_directory(vm, target)
-    made = BaseMachine(target, io=vm.io, environ=vm.environ)
+        shift = Shift(vm.directory, target)
+        text = path_settings.relocatable(vm, shift, _renamed_text(vm, name), "rename")
+        renames = _renames(vm, vm.with_vmrc(text))
+        paths = path_images.relocatable(vm, shift, "rename")
+        paths.bases += _recorded(path_images.renamed(vm, dict(renames)))
+        record = Record(Kind.RENAME, name=name, renames=renames, directory=target, folder=vm.directory)
+        try:
+            host_files.write_atomic(_staged(vm), text, host_files.mode(vm.files.vmrc) or 0o644)
+            path_images.apply(vm, paths)
+            work = recovery.Transaction(vm, record)
+            with work as journal:
+                made = _moved(vm, target)
+                work.moved_to(made)
+                complete(journal)
+        finally:
+            if not journals.is_of(vm, Kind.RENAME):
+                host_files.remove(_staged(vm))
     registry.forget(vm.directory, vm.environ)
     registry.remember(made)
     return Moved(name, target, was)
+
+
+def _staged(vm: BaseMachine) -> str:
+    return os.path.join(vm.directory, STAGED)
 
 
 def _target(vm: BaseMachine, name: str) -> str:
@@ -79,110 +97,132 @@ def _renamed_text(vm: BaseMachine, name: str) -> str:
     return text
 
 
+def _recorded(changes: path_images.Changes) -> list[tuple[str, str, str]]:
+    """The images that do not record the format of their base: it is not seen from a base that is renamed."""
+    headers = [(path, image.header(path), kind) for path, _, kind in changes.bases]
+    return [(path, found.backing, kind) for path, found, kind in headers if not found.backing_format]
+
+
+# What is renamed
+
+
 def _renames(vm: BaseMachine, later: BaseMachine) -> tuple[tuple[str, str], ...]:
     """Old and new name of each file that is called after the machine, from its directory.
 
     Args:
         later: the machine with its new name.
     """
-    pairs = list(zip(_named(vm), _named(later), strict=True))
-    pairs += _archives(vm, later.name)
+    pairs = list(zip(_computed(vm), _computed(later), strict=True))
+    pairs += zip(_named(vm), _named(later), strict=True)
+    pairs += _archives(vm, later)
+    literal = dict.fromkeys(_named(later))
     found = []
     for old, new in dict.fromkeys(pairs):
         source, target = os.path.join(vm.directory, old), os.path.join(vm.directory, new)
         if old == new or not os.path.lexists(source):
             continue
+        if old in literal and own_disk.is_by_hand(vm):
+            continue
+        if old in literal:
+            raise StateError(
+                f"cannot rename: .vmrc names {old}, which would be called {new}", machine=vm.name,
+                hint="`qvm config edit`: write $VM_MACHINE_NAME there instead of the name",
+            )  # fmt: skip
         if os.path.lexists(target):
             raise StateError(f"cannot rename: {new} is there already", machine=vm.name, hint="move it away")
         found.append((old, new))
     return tuple(found)
 
 
-def _named(vm: BaseMachine) -> list[str]:
-    """The files whose names may hold that of the machine, from its directory."""
+def _computed(vm: BaseMachine) -> list[str]:
+    """The files whose names qvm makes of the machine's, from its directory."""
     settings = vm.settings
     name, kind = settings.text("VM_MACHINE_NAME"), settings.text("VM_FMT")
     layers = [settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in ("SEED", "BASE", "BACKING")]
-    firmware = [f"{name}-{each}.qcow2" for each in own_files.FIRMWARE]
-    disks = [each.path for each in volumes.configured(vm, is_to_come=True) if each.source == "VM_DISKS"]
-    return [*layers, f"{name}.{kind}", *firmware, *(vm.files.inside(each) for each in disks)]
+    return [*layers, f"{name}.{kind}", *(f"{name}-{each}.qcow2" for each in own_files.FIRMWARE)]
 
 
-def _archives(vm: BaseMachine, name: str) -> list[tuple[str, str]]:
-    """The folders of its archives on this host; those on another host keep their names."""
-    if "://" in vm.settings.text("VM_ARCHIVE"):
-        vm.io.warn(f"{vm.name}: its archives on another host keep their names")
-        return []
+def _named(vm: BaseMachine) -> list[str]:
+    """The files that the settings name: disks, and what else is in the directory, from there."""
     found = []
-    for path, archive in maintenance.own_folders(vm).items():
+    for variable, text in path_settings.named(vm):
+        path = os.path.normpath(vm.settings.located(text))
         inside = vm.files.inside(path)
-        found.append((inside, os.path.join(os.path.dirname(inside), f"{name}-{archive.stamp}")))
+        is_ours = variable in ("VM_DISKS", *WORDS) or not os.path.isabs(inside)
+        found.append(inside if is_ours and variable != "VM_ARCHIVE" else "")
     return found
 
 
+def _archives(vm: BaseMachine, later: BaseMachine) -> list[tuple[str, str]]:
+    """The folders of its archives on this host; those on another host keep their names.
+
+    StateError: VM_ARCHIVE is called after the machine.
+    """
+    if "://" in vm.settings.text("VM_ARCHIVE"):
+        vm.io.warn(f"{vm.name}: its archives on another host keep their names")
+        return []
+    folders = maintenance.own_folders(vm)
+    if folders and vm.settings.text("VM_ARCHIVE") != later.settings.text("VM_ARCHIVE"):
+        raise StateError(
+            f"cannot rename: VM_ARCHIVE would be {later.settings.text('VM_ARCHIVE')}, without its archives",
+            machine=vm.name, hint="name that folder without $VM_MACHINE_NAME: `qvm config VM_ARCHIVE=FOLDER`",
+        )  # fmt: skip
+    found = []
+    for path, archive in folders.items():
+        inside = vm.files.inside(path)
+        found.append((inside, os.path.join(os.path.dirname(inside), f"{later.name}-{archive.stamp}")))
+    return found
+
+
+# Doing it
+
+
+def _moved(vm: BaseMachine, target: str) -> BaseMachine:
+    """Give the directory its new name.
+
+    QvmError: that is refused; nothing has been renamed.
+    """
+    if target == vm.directory:
+        return vm
+    try:
+        os.rename(vm.directory, target)
+    except OSError as error:
+        raise QvmError(
+            f"cannot rename {vm.directory}: {error.strerror}", machine=vm.name,
+            hint="if that is a mount point: `qvm move` it into a folder first",
+        ) from None  # fmt: skip
+    host_files.sync_folder(os.path.dirname(target))
+    return type(vm)(target, io=vm.io, environ=vm.environ)
+
+
 def complete(journal: Journal) -> str:
-    """Do every step that has not been done yet."""
+    """Do every step in the directory that has not been done yet."""
     vm, record = journal.vm, journal.record
     for old, new in record.renames:
         source, target = os.path.join(vm.directory, old), os.path.join(vm.directory, new)
         if os.path.lexists(source) and not os.path.lexists(target):
             os.rename(source, target)
             host_files.sync_folder(os.path.dirname(target))
-    staged = os.path.join(vm.directory, STAGED)
-    if os.path.lexists(staged):
-        _rebase(vm, dict(record.renames))
-        _relocate(vm, dict(record.renames))
-        os.rename(staged, vm.files.vmrc)
+    if os.path.lexists(_staged(vm)):
+        later = vm.with_vmrc(host_files.read(_staged(vm)).text)
+        path_images.apply(vm, path_images.renamed(later, dict(record.renames)))
+        path_snapshots.relocate(vm, later, record.folder or vm.directory, dict(record.renames))
+        os.rename(_staged(vm), vm.files.vmrc)
         host_files.sync_folder(vm.directory)
         vm.reload()
-    return "was completed"
-
-
-def _rebase(vm: BaseMachine, renames: dict[str, str]) -> None:
-    """Let each renamed image name its renamed base."""
-    for new in renames.values():
-        path = os.path.join(vm.directory, new)
-        try:
-            header = image.header(path)
-        except (OSError, QvmError):  # an archive's folder, a raw disk
-            continue
-        backing = header.backing
-        inside = vm.files.inside(os.path.join(os.path.dirname(path), backing)) if backing else ""
-        target = renames.get(inside)
-        if target is None or header.format != "qcow2":
-            continue
-        name = os.path.relpath(os.path.join(vm.directory, target), os.path.dirname(path))
-        kind = header.backing_format or "qcow2"
-        words = ["rebase", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", name, image.safe_name(path)]
-        qemuimg.run(programs.qemu_img(vm), words, cwd=vm.directory, what=f"name the base of {new}")
-
-
-def _relocate(vm: BaseMachine, renames: dict[str, str]) -> None:
-    """Let the metadata of snapshots name the renamed disks."""
-    catalogue = Catalogue.read(vm)
-    if not catalogue.entries:
-        return
-    paths = {os.path.join(vm.directory, old): os.path.join(vm.directory, new) for old, new in renames.items()}
-    catalogue.relocate(paths)
-    catalogue.write()
-
-
-def _rename_directory(vm: BaseMachine, target: str) -> None:
-    if target == vm.directory:
-        return
-    try:
-        os.rename(vm.directory, target)
-    except OSError as error:
-        raise QvmError(
-            f"its files are renamed, but not its directory: {error.strerror}", machine=vm.name,
-            hint=f"`mv {quote(vm.directory)} {quote(target)}` does it",
-        ) from None  # fmt: skip
-    host_files.sync_folder(os.path.dirname(target))
+    return f"was completed: it is in {vm.directory}"
 
 
 def recover(journal: Journal) -> str:
-    """See `work.recovery`: the renaming is always completed; the directory keeps its name."""
-    return complete(journal)
+    """See `work.recovery`: it is completed where the directory has its new name, else nothing was renamed."""
+    vm, record = journal.vm, journal.record
+    is_moved = os.path.realpath(vm.directory) == os.path.realpath(record.directory)
+    if is_moved or any(os.path.lexists(os.path.join(vm.directory, new)) for _, new in record.renames):
+        found = complete(journal)
+        registry.remember(vm)
+        return found
+    host_files.remove(_staged(vm))
+    return "was undone: nothing was renamed"
 
 
 def left(vm: BaseMachine, record: Record) -> tuple[str, str | None]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 
+from qvmsh.errors import printable
 from qvmsh.host import files as host_files
-from qvmsh.machine import copies, identity, registry, state
+from qvmsh.machine import identity, registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import new_identity
-from qvmsh.machine.shelf import linked
 from qvmsh.machine.shelf.reports import Renewed
-from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import chain, linked, volumes
 from qvmsh.machine.work.lock import work_lock
 
 
@@ -27,10 +27,10 @@ def renew(vm: BaseMachine, *, is_sure: bool) -> Renewed:
         StateError: it is not off. Nothing changed.
         UsageError, QvmError: it was not confirmed. Nothing changed.
     """
-    is_copy = copies.original(vm) is not None
+    is_copy = registry.original(vm) is not None
     if not is_copy:
-        what = f"{vm.name} is no copy of another machine: its uuid, number and addresses change.\nRenew it?"
-        vm.io.require_yes(what, is_given=is_sure, what="renew")
+        what = f"{vm.name} is no copy of another machine: its uuid, number and addresses change."
+        vm.io.require_yes(f"{printable(what)}\nRenew it?", is_given=is_sure, what="renew")
     notes: list[str] = []
     with work_lock(vm, "renew"):
         state.require_off(vm, state.observe(vm), "renew")
@@ -38,13 +38,13 @@ def renew(vm: BaseMachine, *, is_sure: bool) -> Renewed:
             each for each in volumes.configured(vm) if each.format == "qcow2" and os.path.exists(each.path)
         ]
         has_snapshots = any(chain.snapshots_in(each.path, each.format) for each in disks)
-        original = linked.original_of(vm.directory)
-        if original and not is_copy:
+        if is_copy:
+            linked.drop(vm.directory)
+        else:
             linked.forget(vm.directory)
         new_identity.renew(vm.directory, vm.name, vm.environ, notes, has_snapshots=has_snapshots)
         host_files.remove(vm.files.place)
-        if original and os.path.isdir(original):
-            linked.add(original, vm.directory)
+        linked.add(vm.directory)
     made = BaseMachine(vm.directory, io=vm.io, environ=vm.environ)
     registry.remember(made)
     return Renewed(made.name, identity.uuid_of(made), made.settings.text("VM_MACHINE_ID"), notes)

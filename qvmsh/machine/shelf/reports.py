@@ -7,8 +7,15 @@ from qvmsh.machine.reports import Report, plural, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
+
+
+def archived(count: int | None, place: str) -> str:
+    """The archived states in a place, for people; None: it is not known how many."""
+    return (
+        f"what is archived in {place}" if count is None else f"{plural(count, 'archived state')} in {place}"
+    )
 
 
 class Deleted(Report):
@@ -20,10 +27,14 @@ class Deleted(Report):
         trash: its folder in the trash; None if it was removed.
         foreign: files in the directory that are not the machine's, and stay.
         outside: disks in other directories, which stay.
+        archives: the place of its archives elsewhere (VM_ARCHIVE), which stay; None if there are none.
+        archives_there: how many archived states are there; None on another host, which is not asked.
         freed_bytes: what was removed; 0 in the trash.
     """
 
-    __slots__ = ("directory", "foreign", "freed_bytes", "machine", "outside", "trash")
+    __slots__ = (
+        "archives", "archives_there", "directory", "foreign", "freed_bytes", "machine", "outside", "trash",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -33,6 +44,8 @@ class Deleted(Report):
         trash: str | None,
         foreign: Sequence[str],
         outside: Sequence[str],
+        archives: str | None,
+        archives_there: int | None,
         freed_bytes: int,
     ) -> None:
         self.machine = machine
@@ -40,6 +53,8 @@ class Deleted(Report):
         self.trash = trash
         self.foreign = list(foreign)
         self.outside = list(outside)
+        self.archives = archives
+        self.archives_there = archives_there
         self.freed_bytes = freed_bytes
 
     def shown(self) -> list[str]:
@@ -53,6 +68,8 @@ class Deleted(Report):
             lines.append(f"{self.machine}: kept in {self.directory}: {', '.join(self.foreign)}")
         if self.outside:
             lines.append(f"{self.machine}: kept: {', '.join(self.outside)}")
+        if self.archives:
+            lines.append(f"{self.machine}: kept: {archived(self.archives_there, self.archives)}")
         return lines
 
 
@@ -74,24 +91,42 @@ class Undeleted(Report):
         return [f"{self.machine}: back in {self.directory}"]
 
 
+def unseen_lines(unseen: Mapping[str, str]) -> list[str]:
+    """That machines in the trash cannot be seen, and where: a line each.
+
+    Args:
+        unseen: where the links lead, by the link.
+    """
+    from qvmsh.config.words import quote
+
+    return [
+        f"not to be seen in the trash: {target}; is its file system mounted? If it is gone for good: "
+        f"`rm {quote(link)}`"
+        for link, target in unseen.items()
+    ]
+
+
 class Trashed(Report):
     """Result of `undelete --list`.
 
     Args:
         machines: `machine`, `deleted` (when), `directory` (where it was) and `used_bytes` of each.
+        unseen: links in the trash, and where they lead: to machines on file systems that are not mounted.
     """
 
-    __slots__ = ("machines",)
+    __slots__ = ("machines", "unseen")
 
-    def __init__(self, machines: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, machines: Sequence[dict[str, Any]], unseen: Mapping[str, str]) -> None:
         self.machines = list(machines)
+        self.unseen = dict(unseen)
 
     def shown(self) -> list[str]:
-        return [
+        lines = [
             f"{each['machine']}: deleted {shown(each['deleted'])}, {size(each['used_bytes'])}, it was in "
             f"{each['directory']}"
             for each in self.machines
         ]
+        return lines + unseen_lines(self.unseen)
 
 
 class Pruned(Report):
@@ -100,23 +135,29 @@ class Pruned(Report):
     Args:
         machines: names of the machines that were removed from the trash.
         freed_bytes: what they took on the disk.
-        left: how many are still in the trash.
+        left: how many are still in the trash, of those that can be seen.
+        unseen: links in the trash, and where they lead: to machines on file systems that are not mounted.
     """
 
-    __slots__ = ("freed_bytes", "left", "machines")
+    __slots__ = ("freed_bytes", "left", "machines", "unseen")
 
-    def __init__(self, machines: Sequence[str], freed_bytes: int, left: int) -> None:
+    def __init__(
+        self, machines: Sequence[str], freed_bytes: int, left: int, unseen: Mapping[str, str]
+    ) -> None:
         self.machines = list(machines)
         self.freed_bytes = freed_bytes
         self.left = left
+        self.unseen = dict(unseen)
 
     def shown(self) -> list[str]:
-        if not self.machines:
-            return [f"nothing to remove; {plural(self.left, 'machine')} in the trash (`undelete --list`)"]
-        names = ", ".join(self.machines)
-        return [
-            f"removed {names}: {size(self.freed_bytes)} freed; {plural(self.left, 'machine')} in the trash"
-        ]
+        left = f"{plural(self.left, 'machine')} in the trash"
+        if self.unseen:
+            left += f", and {len(self.unseen)} that cannot be seen"
+        if self.machines:
+            line = f"removed {', '.join(self.machines)}: {size(self.freed_bytes)} freed; {left}"
+        else:
+            line = f"nothing to remove; {left} (`undelete --list`)"
+        return [line, *unseen_lines(self.unseen)]
 
 
 class Moved(Report):

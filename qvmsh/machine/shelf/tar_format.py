@@ -98,6 +98,19 @@ def require_checksum(block: bytes) -> None:
         raise Invalid("a header with a wrong checksum")
 
 
+def is_header(block: bytes) -> bool:
+    """True for what a tar file begins with, which may be damaged or incomplete; also for its end alone."""
+    if block[257:262] == b"ustar" or not block.strip(b"\0"):
+        return True
+    if len(block) < BLOCK:
+        return block.startswith(b"qvm.json\0")
+    try:
+        require_checksum(block)
+    except Invalid:
+        return False
+    return True
+
+
 def name_of(block: bytes) -> str:
     """The name in a header, with its prefix where the format has one."""
     name = block[:100].partition(b"\0")[0]

@@ -86,6 +86,7 @@ class Reader:
         self._read = read
         self._label = printable(label)
         self._left = 0  # of the current member, with its padding
+        self._first = b""  # the first header, until it is looked at
 
     def refuse(self, why: str) -> NoReturn:
         raise ImageError(f"{self._label}: {printable(why)}", hint="get the package again")
@@ -93,6 +94,7 @@ class Reader:
     def __iter__(self) -> Iterator[Member]:
         headers = members = 0
         extended = _Extended({})
+        self._require_tar()
         while (block := self._block()) is not None:
             headers += 1
             if members >= MOST_MEMBERS or headers > 4 * MOST_MEMBERS:
@@ -108,6 +110,17 @@ class Reader:
             yield member
             self._skip()
 
+    def _require_tar(self) -> None:
+        """Look at the first header: what is no tar file at all is not a damaged one."""
+        self._first = self._read(BLOCK)
+        if not tar_format.is_header(self._first):
+            raise ImageError(
+                f"{self._label}: it is not a package, which is a tar file, compressed or not",
+                hint="`qvm export` makes packages; `qvm create NAME --from FILE` takes the image of a disk",
+            )
+        if len(self._first) < BLOCK:
+            self.refuse("it is truncated")
+
     def _exactly(self, count: int) -> bytes:
         data = self._read(count)
         if len(data) < count:
@@ -116,7 +129,7 @@ class Reader:
 
     def _block(self) -> bytes | None:
         """The next header; None at the end, where nothing but zeros may follow."""
-        block = self._exactly(BLOCK)
+        block, self._first = self._first or self._exactly(BLOCK), b""
         if block.strip(b"\0"):
             return block
         rest = self._exactly(BLOCK)

@@ -23,15 +23,18 @@ from dataclasses import dataclass
 from qvmsh.errors import QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import mounts, process
+from qvmsh.io import QUIET
 from qvmsh.machine import registry
 from qvmsh.machine.journal import Kind, Record
-from qvmsh.machine.shelf import linked
+from qvmsh.machine.shelf import across, merge
+from qvmsh.machine.storage import linked
 from qvmsh.machine.work import creation_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from qvmsh.io import Io
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.shelf.own_files import Content
 
@@ -67,10 +70,25 @@ def folder(environ: Mapping[str, str]) -> str:
     Raises:
         QvmError: the account has no home.
     """
-    known = registry.list_file(environ)
-    if known is None:
+    found = registry.trash_folder(environ)
+    if found is None:
         raise QvmError("there is no home directory for the trash", hint="`--now` removes without it")
-    return os.path.join(os.path.dirname(known), "trash")
+    return found
+
+
+def unseen(environ: Mapping[str, str]) -> dict[str, str]:
+    """Where the links lead whose machine cannot be seen, by the link: its file system is not mounted."""
+    first = folder(environ)
+    try:
+        names = sorted(os.listdir(first))
+    except OSError:
+        return {}
+    found, mounted = {}, mounts.Mounts()
+    for name in names:
+        path = os.path.join(first, name)
+        if os.path.islink(path) and (mounted.silent_file(first, name) or not os.path.exists(path)):
+            found[path] = os.readlink(path)
+    return found
 
 
 def entries(environ: Mapping[str, str]) -> list[Entry]:
@@ -168,42 +186,22 @@ def _put_own(vm: BaseMachine, own: Sequence[str], target: str) -> None:
     folder = creation_folder.Folder(Kind.DELETE, target, vm.environ, directory=vm.directory)
     with folder, process.Shielded():
         try:
-            move_names(vm.directory, folder.path, own)
+            merge.move_names(vm.directory, folder.path, own)
         except BaseException:
-            move_names(folder.path, vm.directory, os.listdir(folder.path))
+            merge.move_names(folder.path, vm.directory, os.listdir(folder.path))
             raise
         folder.put_in_place()
 
 
-def move_names(source: str, target: str, names: Sequence[str]) -> None:
-    """Move files from one folder into another, `.vmrc` last; folders that become empty are removed."""
-    for name in sorted(names, key=lambda each: (each == ".vmrc", each)):
-        path, new = os.path.join(source, name), os.path.join(target, name)
-        if os.path.isdir(new) and os.path.isdir(path) and not os.path.islink(path):
-            move_names(path, new, os.listdir(path))
-            os.rmdir(path)
-            continue
-        if os.path.lexists(new):
-            raise FileExistsError(errno.EEXIST, "already exists", new)
-        os.makedirs(os.path.dirname(new), exist_ok=True)
-        os.rename(path, new)
-        above = os.path.dirname(name)
-        while above and not os.listdir(os.path.join(source, above)):
-            os.rmdir(os.path.join(source, above))
-            above = os.path.dirname(above)
-    host_files.sync_folder(source)
-    host_files.sync_folder(target)
-
-
-def take_back(entry: Entry, directory: str, environ: Mapping[str, str]) -> None:
-    """Move a machine out of the trash.
+def take_back(entry: Entry, directory: str, environ: Mapping[str, str], io: Io = QUIET) -> None:
+    """Move a machine out of the trash; copy it where that is on another file system now.
 
     Args:
         directory: where to; a directory without a machine may be there.
 
     Raises:
         StateError: something else is there.
-        OSError: it cannot be moved.
+        QvmError, OSError: it cannot be moved, or copied; it is still in the trash.
     """
     if os.path.lexists(os.path.join(directory, ".vmrc")) or not (
         os.path.isdir(directory) or not os.path.lexists(directory)
@@ -212,61 +210,58 @@ def take_back(entry: Entry, directory: str, environ: Mapping[str, str]) -> None:
             f"cannot undelete: {directory} is taken", machine=entry.name,
             hint="`qvm rename` or `qvm move` what is there, then try again",
         )  # fmt: skip
-    if not os.path.lexists(directory):
-        os.makedirs(os.path.dirname(directory), exist_ok=True)
-        _rename(entry.path, directory)
-    else:
-        _merge(entry, directory, environ)
+    files = merge.leaves(entry.path) if os.path.lexists(directory) else []
+    _require_free(entry, directory, files)
+    try:
+        if os.path.lexists(directory):
+            _merge(entry, directory, files, environ)
+        else:
+            os.makedirs(os.path.dirname(directory), exist_ok=True)
+            _rename(entry.path, directory)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        job = across.Job(Kind.UNDELETE, entry.name, environ, io)
+        across.take(entry.path, directory, job, lambda part: host_files.remove(os.path.join(part, NOTE)))
+        return
     host_files.remove(os.path.join(directory, NOTE))
     if entry.link:
         host_files.remove(entry.link)
 
 
-def _merge(entry: Entry, directory: str, environ: Mapping[str, str]) -> None:
-    """Move the files of a deleted machine into a directory that has others: all of them, or none."""
-    files = _leaves(entry.path)
-    taken = [each for each in files if _is_taken(directory, each)]
+def _require_free(entry: Entry, directory: str, files: Sequence[str]) -> None:
+    """Refuse where one of these files is in the directory already.
+
+    StateError: the text names it.
+    """
+    taken = [each for each in files if merge.is_taken(directory, each)]
     if taken:
         raise StateError(
             f"cannot undelete: {os.path.join(directory, taken[0])} is there, and is not the machine's",
             machine=entry.name, hint="move it away, then try again",
         )  # fmt: skip
+
+
+def _merge(entry: Entry, directory: str, files: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Move the files of a deleted machine into a directory that has others: all of them, or none.
+
+    OSError: with EXDEV, it is on another file system; nothing has been changed.
+    """
+    if os.stat(directory).st_dev != os.stat(entry.path).st_dev:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), directory)
     above, name = os.path.split(entry.path)
     part = creation_folder.part_name(above, name)
     note = creation_folder.Note(Record(Kind.UNDELETE, folder=part, directory=directory), environ)
     with process.Shielded(), creation_folder.taken(entry.path, part, note):
         try:
-            move_names(part, directory, os.listdir(part))
+            merge.move_names(part, directory, os.listdir(part))
         except OSError:
-            move_names(
+            merge.move_names(
                 directory, part, [each for each in files if not os.path.lexists(os.path.join(part, each))]
             )
             os.rename(part, entry.path)
             raise
         os.rmdir(part)
-
-
-def _leaves(folder: str) -> list[str]:
-    """The files and the empty folders in a folder."""
-    found = []
-    for where, folders, names in os.walk(folder):
-        inside = os.path.relpath(where, folder)
-        links = [each for each in folders if os.path.islink(os.path.join(where, each))]
-        found += [os.path.normpath(os.path.join(inside, each)) for each in (*names, *links)]
-        if not names and not folders and where != folder:
-            found.append(inside)
-    return found
-
-
-def _is_taken(directory: str, name: str) -> bool:
-    """True if a file cannot get that name, from the directory, without replacing one."""
-    path = os.path.join(directory, name)
-    if os.path.lexists(path):
-        return True
-    above = os.path.dirname(path)
-    while above != directory and not os.path.lexists(above):
-        above = os.path.dirname(above)
-    return not os.path.isdir(above)
 
 
 def remove(entry: Entry) -> None:
@@ -316,7 +311,7 @@ def remove_left(above: str) -> None:
             shutil.rmtree(os.path.join(above, name), ignore_errors=True)
 
 
-def recover(record: Record) -> str:
+def recover(record: Record, environ: Mapping[str, str]) -> str:
     """Finish, or undo, moving that was interrupted; return which. For `creation_folder.sweep`.
 
     Raises:
@@ -327,10 +322,14 @@ def recover(record: Record) -> str:
         match = creation_folder.NAME.fullmatch(os.path.basename(part))
         os.rename(part, _free(os.path.join(os.path.dirname(part), match["of"] if match else "machine")))
         return "it is in the trash; `qvm undelete` takes it back"
-    move_names(part, directory, os.listdir(part))
+    try:
+        merge.move_names(part, directory, os.listdir(part))
+    except OSError as error:
+        match = creation_folder.NAME.fullmatch(os.path.basename(part))
+        if error.errno != errno.EXDEV or record.kind is not Kind.UNDELETE or match is None:
+            raise
+        os.rename(part, os.path.join(os.path.dirname(part), match["of"]))
+        return creation_folder.LEFT[Kind.UNDELETE]
     os.rmdir(part)
-    if record.kind is Kind.UNDELETE:
-        host_files.remove(os.path.join(directory, NOTE))
-        return "it has been completed"
     host_files.remove(os.path.join(directory, NOTE))
-    return "nothing was deleted"
+    return "it has been completed" if record.kind is Kind.UNDELETE else "nothing was deleted"

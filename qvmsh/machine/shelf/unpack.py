@@ -221,6 +221,6 @@ def _is_kept(rest: str) -> bool:
 def _is_of_package(name: str) -> bool:
     """True for a file that an `export` may have put into a package."""
     if name != ".qvm" and not name.startswith(".qvm/"):
-        return name != manifest.NAME
+        return name != manifest.NAME and not names.is_of_others(name)
     rest = name.removeprefix(".qvm/")
     return rest == "snapshots.json" or _is_kept(rest)

@@ -22,7 +22,7 @@ from qvmsh.machine.reports import stamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
     from typing import Any
 
     from qvmsh.machine.machine import BaseMachine
@@ -143,14 +143,23 @@ class Catalogue:
         if self.head == name:
             self.head = parent
 
-    def relocate(self, paths: Mapping[str, str]) -> None:
-        """Disks were renamed: change their paths, old to new, in memory only."""
+    def relocate(self, path: Callable[[str], str], value: Callable[[str, str], str]) -> None:
+        """Files were renamed or moved: change what names them, in memory only.
+
+        Args:
+            path: the new path of a file.
+            value: the new value of a setting, by its name and its old one.
+        """
         for entry in self.entries.values():
-            entry["disks"] = [paths.get(each, each) for each in entry.get("disks", ())]
+            if "disks" in entry:
+                entry["disks"] = [path(each) for each in entry["disks"]]
+            if "settings" in entry:
+                entry["settings"] = {name: value(name, old) for name, old in entry["settings"].items()}
             for row in entry.get("images", ()):
-                row["file"] = paths.get(row.get("file"), row.get("file"))
+                if row.get("file"):
+                    row["file"] = path(row["file"])
                 if row.get("base"):
-                    row["base"]["file"] = paths.get(row["base"]["file"], row["base"]["file"])
+                    row["base"]["file"] = path(row["base"]["file"])
 
     def moved_to(self, name: str) -> None:
         """The machine went back to a snapshot; its guest has the host keys it had then, or makes new ones."""

@@ -48,6 +48,23 @@ def without(
     return [each for each in volumes if each.id not in on and each.id not in then] if files else []
 
 
+def is_own(volumes: Sequence[Volume], on: Mapping[str, Snapshot], entry: Mapping[str, Any] | None) -> bool:
+    """True for a snapshot of this machine: it is on all the disks that the machine had at the time.
+
+    One that is only on some of them is another machine's, which uses those disks too (or only a part is
+    left of it).
+    """
+    missing = [each for each in volumes if each.id not in on]
+    return not missing or missing == without(volumes, on, entry)
+
+
+def may_be_own(
+    volumes: Sequence[Volume], on: Mapping[str, Snapshot], entry: Mapping[str, Any] | None
+) -> bool:
+    """As `is_own`; also true for one that the machine knows, of which only a part is left."""
+    return entry is not None or is_own(volumes, on, entry)
+
+
 def gone(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:
     """The disks of the snapshot that the machine no longer has."""
     files = (entry or {}).get("disks", ())

@@ -33,7 +33,7 @@ def delete(vm: BaseMachine, names: tuple[str, ...]) -> SnapshotDeleted:
         raise UsageError("snapshot delete: no name given", hint="`qvm snapshot list` shows the names")
     with work_lock(vm, "snapshot delete"), opened(vm, "delete a snapshot") as (store, _, _seen):
         known = Catalogue.read(vm)
-        names = tuple(each if each in known.entries else named(store, each) for each in names)
+        names = tuple(each if each in known.entries else named(store, each, known.entries) for each in names)
         of_qemu = [each for each in names if each not in of_s2e.paths(vm)]
         for name in of_qemu:
             store.require_one(name)

@@ -199,7 +199,9 @@ def find(
     """
     holders = able(disks_of(vm, seen))
     tags = sets_by_name(vm, holders)
-    name = snapshot_names.meant(vm, word, {*tags, *of_s2e.paths(vm)})
+    known = Catalogue.read(vm).entries
+    own = {each for each, on in tags.items() if consistency.may_be_own(holders, on[0], known.get(each))}
+    name = word if word in tags else snapshot_names.meant(vm, word, {*own, *of_s2e.paths(vm)})
     of_s2e.require_not(vm, name)
     if name not in tags:
         raise snapshot_names.unknown(vm, name, tags)

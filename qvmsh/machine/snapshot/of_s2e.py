@@ -1,4 +1,4 @@
-"""The snapshots of S2E: files `disk.s2e.NAME` beside its raw disk. Only S2E's own QEMU loads them.
+"""The snapshots of S2E: files `disk.s2e.NAME` beside its disk. Only S2E's own QEMU loads them.
 
     paths(vm)                  # {"ready": "/vms/box/disk.s2e.ready"}
     require_not(vm, "ready")   # raises
@@ -27,8 +27,8 @@ PREFIX = f"{own_disk.S2E}."
 
 
 def paths(vm: BaseMachine) -> dict[str, str]:
-    """The files by the name of the snapshot; none for a machine with another disk."""
-    if own_disk.is_by_hand(vm) or own_disk.disk_name(vm) != own_disk.S2E:
+    """The files by the name of the snapshot; none for a machine with layers, which S2E has not."""
+    if own_disk.is_by_hand(vm) or vm.settings.boolean("VM_USE_SNAPSHOTS"):
         return {}
     names = sorted(each for each in os.listdir(vm.directory) if each.startswith(PREFIX))
     return {each.removeprefix(PREFIX): os.path.join(vm.directory, each) for each in names if each != PREFIX}

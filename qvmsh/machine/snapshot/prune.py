@@ -2,9 +2,10 @@
 
     prune(vm, "nightly", Keep(count=7))      # keeps the newest seven called TIME-nightly
 
-A series is the snapshots with the same name after the time stamp. The tree decides what is spared: one that
-a snapshot of another series, or the current state, descends from. (Each of a series descends from the one
-before, so those do not count.)
+A series is the snapshots of this machine with the same name after the time stamp; those that another machine
+made on a disk that both use are not counted. The tree decides what is spared: one that a snapshot made by
+hand, several branches, or the current state descend from. (Each snapshot of a series descends from the one
+before, of whichever series that is, so a single one of those does not count.)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from qvmsh.errors import QvmError, StateError, UsageError
 from qvmsh.machine import log, snapshot_names
-from qvmsh.machine.snapshot import delete
+from qvmsh.machine.snapshot import consistency, delete
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Pruned
 from qvmsh.machine.snapshot.store import opened
@@ -76,8 +77,11 @@ def prune(vm: BaseMachine, name: str, keep: Keep) -> Pruned:
         return within(vm, name, keep)
 
 
-def within(vm: BaseMachine, name: str, keep: Keep) -> Pruned:
+def within(vm: BaseMachine, name: str, keep: Keep, saved: str = "") -> Pruned:
     """The same, for a caller that holds the work lock.
+
+    Args:
+        saved: the snapshot that was just saved: the newest, whatever the clock said at the time of others.
 
     Raises:
         StateError: there is no such series.
@@ -85,19 +89,19 @@ def within(vm: BaseMachine, name: str, keep: Keep) -> Pruned:
     """
     with opened(vm, "delete a snapshot") as (store, _, _seen):
         known = Catalogue.read(vm)
-        dates = dates_of(store)
+        dates = dates_of(store, known)
         series = [each for each in dates if snapshot_names.series(each) == name]
         if not series:
             raise _unknown(vm, name, dates)
-        going = old(series, dates, keep, time.time())
-        spared = {each: names for each in going if (names := children(each, dates, known))}
-        removed = [each for each in going if not keep.has_parents or each not in spared]
+        going = old(series, dates, keep, time.time(), saved)
+        spared = spare(going, dates, known) if keep.has_parents else {}
+        removed = [each for each in going if each not in spared]
         for each in removed:
             store.require_one(each)
         delete.remove(store, known, removed)
     if removed:
         log.note(vm, f"removed the old snapshots {', '.join(removed)}")
-    return Pruned(vm.name, removed, {} if not keep.has_parents else spared)
+    return Pruned(vm.name, removed, spared)
 
 
 def after_save(vm: BaseMachine, saved: str, keep: Keep) -> Pruned:
@@ -107,28 +111,31 @@ def after_save(vm: BaseMachine, saved: str, keep: Keep) -> Pruned:
         QvmError: one cannot be removed; it says that the new one was saved.
     """
     try:
-        return within(vm, snapshot_names.series(saved) or "", keep)
+        return within(vm, snapshot_names.series(saved) or "", keep, saved)
     except QvmError as error:
         error.what = f"the snapshot {saved} was saved, but an old one cannot be removed: {error.what}"
         error.machine = vm.name
         raise
 
 
-def dates_of(store: Store) -> dict[str, int]:
-    """Name and date of each snapshot on any disk, in seconds since the epoch."""
-    found: dict[str, int] = {}
-    for volume in store.volumes:
-        for each in store.every(volume):
-            if not each.name.endswith(snapshot_names.INTERNAL):
-                found[each.name] = min(each.date_s, found.get(each.name, each.date_s))
-    return found
+def dates_of(store: Store, known: Catalogue) -> dict[str, int]:
+    """Name and date of each snapshot of this machine, in seconds since the epoch."""
+    return {
+        name: min(each.date_s for each in on.values())
+        for name, on in store.by_name().items()
+        if not name.endswith(snapshot_names.INTERNAL)
+        and consistency.is_own(store.volumes, on, known.entries.get(name))
+    }
 
 
-def old(series: list[str], dates: Mapping[str, int], keep: Keep, now_s: float) -> list[str]:
-    """Those of a series that are not kept, the oldest first; never the newest."""
-    newest_first = sorted(series, key=lambda each: (dates[each], each), reverse=True)
+def old(series: list[str], dates: Mapping[str, int], keep: Keep, now_s: float, saved: str = "") -> list[str]:
+    """Those of a series that are not kept, the oldest first; never the newest, or the one just saved."""
+
+    def age(name: str) -> tuple[bool, int, str]:
+        return name == saved, dates[name], name
+
     found = []
-    for at, each in enumerate(newest_first):
+    for at, each in enumerate(sorted(series, key=age, reverse=True)):
         is_kept = at == 0 or (keep.count is not None and at < keep.count)
         is_young = keep.days is not None and now_s - dates[each] < keep.days * DAY_S
         if not is_kept and not is_young:
@@ -136,15 +143,35 @@ def old(series: list[str], dates: Mapping[str, int], keep: Keep, now_s: float) -
     return found[::-1]
 
 
-def children(name: str, dates: Mapping[str, int], known: Catalogue) -> list[str]:
-    """What descends from a snapshot directly, and is not of its own series."""
-    own = snapshot_names.series(name)
-    found = [
-        each
-        for each, entry in known.entries.items()
-        if entry.get("parent") == name and each in dates and snapshot_names.series(each) != own
-    ]
-    return [*found, *([HERE] if known.head == name else [])]
+def spare(going: list[str], dates: Mapping[str, int], known: Catalogue) -> dict[str, list[str]]:
+    """Those that stay although they are old, the oldest first, each with what descends from it.
+
+    Args:
+        going: the old ones, the oldest first. What is removed of them is no branch of those before it.
+    """
+    parents = {each: entry.get("parent") for each, entry in known.entries.items() if each in dates}
+    found = {}
+    for name in reversed(going):
+        below = children(name, parents, known.head)
+        if below:
+            found[name] = below
+            continue
+        above = parents.pop(name, None)
+        parents = {each: above if parent == name else parent for each, parent in parents.items()}
+    return dict(reversed(found.items()))
+
+
+def children(name: str, parents: Mapping[str, str | None], head: str) -> list[str]:
+    """What descends from a snapshot directly, and keeps it.
+
+    That is what somebody named, and the current state (`head` is what it descends from); and several
+    snapshots called after their time: somebody went back to this one, and each is a branch. One of them
+    alone only continues it.
+    """
+    below = [each for each, parent in parents.items() if parent == name]
+    found = [each for each in below if snapshot_names.series(each) is None]
+    found += [HERE] if head == name else []
+    return found or (below if len(below) > 1 else [])
 
 
 def _unknown(vm: BaseMachine, name: str, names: Mapping[str, int]) -> StateError:

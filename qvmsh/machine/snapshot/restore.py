@@ -42,7 +42,7 @@ def restore(
     began = time.monotonic()
     with work_lock(vm, "snapshot restore"), opened(vm, "restore a snapshot") as (store, disks, seen):
         known = Catalogue.read(vm)
-        name = named(store, name)
+        name = named(store, name, known.entries)
         of_s2e.require_not(vm, name)
         entry = known.entries.get(name)
         left = consistency.without(volumes.written(disks), store.on(name), entry) if is_forced else []

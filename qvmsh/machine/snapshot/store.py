@@ -31,7 +31,7 @@ from qvmsh.qemu.qcow2 import Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from qvmsh.machine.launch_record import LaunchRecord
@@ -89,6 +89,14 @@ class Store(ABC):
         """The snapshot on each disk that has it, by the disk's id."""
         found = {each.id: self.tags(each).get(tag) for each in self.volumes}
         return {name: each for name, each in found.items() if each is not None}
+
+    def by_name(self) -> dict[str, dict[str, Snapshot]]:
+        """The snapshots by name, each by the id of the disk; as `on` of every name, but read once."""
+        found: dict[str, dict[str, Snapshot]] = {}
+        for volume in self.volumes:
+            for name, each in self.tags(volume).items():
+                found.setdefault(name, {})[volume.id] = each
+        return found
 
     def holders(self, tag: str) -> list[Volume]:
         """The disks that have the snapshot."""
@@ -326,11 +334,21 @@ def live(vm: BaseMachine, note: LaunchRecord) -> Iterator[tuple[Live, list[Volum
         yield Live(vm, able, exchange), disks
 
 
-def named(store: Store, name: str) -> str:
-    """The snapshot that a user's word means, see `snapshot_names.meant`."""
-    there = {tag for each in store.volumes for tag in store.tags(each)}
-    there |= {tag.removesuffix(snapshot_names.NEW) for tag in there} | of_s2e.paths(store.vm).keys()
-    return snapshot_names.meant(store.vm, name, there)
+def named(store: Store, name: str, entries: Mapping[str, dict[str, Any]]) -> str:
+    """The snapshot that a user's word means, see `snapshot_names.meant`.
+
+    That of another machine, on a disk that both use, has to be named in full.
+
+    Args:
+        entries: what the metadata know, by name.
+    """
+    there = store.by_name()
+    if name in there:
+        return name
+    own = {tag for tag, on in there.items() if consistency.may_be_own(store.volumes, on, entries.get(tag))}
+    own |= {tag.removesuffix(snapshot_names.NEW) for tag in there if tag.endswith(snapshot_names.NEW)}
+    own |= of_s2e.paths(store.vm).keys()
+    return snapshot_names.meant(store.vm, name, own)
 
 
 def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str:

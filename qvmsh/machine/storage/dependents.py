@@ -14,7 +14,7 @@ import contextlib
 import os
 import stat
 
-from qvmsh.config.words import quote
+from qvmsh.config.words import joined, quote
 from qvmsh.errors import ImageError, QvmError, StateError
 from qvmsh.machine import registry
 from qvmsh.machine.storage import chain
@@ -51,10 +51,13 @@ def _backed_by(paths: Sequence[str], vm: BaseMachine | None) -> dict[str, set[st
     """Which image is backed by which, in all folders that are searched."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
-        folders += [vm.directory, *registry.directories(vm.environ), *registry.in_the_trash(vm.environ)]
+        folders += [vm.directory, *registry.directories(vm.environ)]
     found: dict[str, set[str]] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
-        for image_path, below in _backings(folder).items():
+        for image_path, below in _backings(folder, folder).items():
+            found.setdefault(image_path, set()).update(below)
+    for folder, was in (registry.deleted(vm.environ) if vm else {}).items():
+        for image_path, below in _backings(folder, was).items():
             found.setdefault(image_path, set()).update(below)
     for path in _raw(vm) if vm else ():  # a header in there is the guest's, and names nothing
         found.pop(path, None)
@@ -71,6 +74,31 @@ def _raw(vm: BaseMachine) -> list[str]:
         return []
 
 
+def users(paths: Sequence[str], vm: BaseMachine) -> dict[str, str]:
+    """Which of the images another known machine, or one in the trash, has as a disk: path and directory."""
+    from qvmsh.machine.storage import volumes  # it uses this module
+
+    wanted = {os.path.realpath(path): path for path in paths}
+    found: dict[str, str] = {}
+    here = os.path.realpath(vm.directory)
+    places = {each: each for each in registry.directories(vm.environ)} | registry.deleted(vm.environ)
+    for place, was in places.items():
+        if os.path.realpath(place) == here:
+            continue
+        try:
+            other = type(vm)(place, environ=vm.environ)
+            disks = [each.path for each in volumes.configured(other, is_to_come=True)]
+        except (OSError, QvmError):  # what a broken one has cannot be known
+            continue
+        for disk in disks:
+            inside = os.path.relpath(disk, place)  # from the trash it counts from where the machine was
+            meant = os.path.join(was, inside) if inside.startswith(os.pardir + os.sep) else disk
+            for path in {disk, os.path.normpath(meant)}:
+                if (real := os.path.realpath(path)) in wanted:
+                    found.setdefault(wanted[real], was)
+    return found
+
+
 def _above(backed_by: dict[str, set[str]], path: str) -> list[str]:
     found: list[str] = []
     below = {os.path.realpath(path)}
@@ -81,8 +109,12 @@ def _above(backed_by: dict[str, set[str]], path: str) -> list[str]:
     return found
 
 
-def _backings(folder: str) -> dict[str, set[str]]:
-    """The images in a folder that are backed by others: file and possible bases, as real paths."""
+def _backings(folder: str, was: str) -> dict[str, set[str]]:
+    """The images in a folder that are backed by others: file and possible bases, as real paths.
+
+    Args:
+        was: where the folder will be again, if it is in the trash: a relative name counts from there too.
+    """
     found: dict[str, set[str]] = {}
     for path in _files(folder, DEPTH):
         try:
@@ -92,7 +124,11 @@ def _backings(folder: str) -> dict[str, set[str]]:
         if backing:
             # through a link a relative name means another file than beside the image itself
             below = found.setdefault(os.path.realpath(path), set())
-            below.update(map(os.path.realpath, image.backing_files(path, backing)))
+            names = list(map(os.path.realpath, image.backing_files(path, backing)))
+            below.update(names)
+            if was != folder and not any(each.startswith(folder + os.sep) for each in names):
+                place = os.path.join(was, os.path.relpath(path, folder))
+                below.update(map(os.path.realpath, image.backing_files(place, backing)))
     return found
 
 
@@ -147,13 +183,13 @@ def require_writable(
                 f"cannot {what} {name}: {who} holds snapshots ({', '.join(tags)}), which read from it "
                 "and would be silently corrupted",
                 machine=vm.name,
-                hint="`qvm snapshot delete NAME` each of them; or leave base and overlay unchanged",
+                hint=f"{_without_snapshots(vm, overlay, tags)}; or leave base and overlay unchanged",
             )
         if overlay != own:
             raise ImageError(
                 f"cannot {what} {name}: {who} is backed by it and would be silently corrupted",
                 machine=vm.name,
-                hint="give that overlay a base of its own first: `qvm disk rebase`, or a copy of the base",
+                hint=way_out(vm, overlay),
             )
 
 
@@ -174,9 +210,66 @@ def require_top(vm: BaseMachine, paths: Sequence[str], what: str, *, has_disposa
                 "guest writes to, and would be silently corrupted",
                 machine=vm.name,
                 hint=("`--disposable` leaves it unchanged; " if has_disposable else "")
-                + "`qvm disk rebase`, or a copy, gives that overlay a base of its own; "
-                "`--force` does it anyway",
+                + f"{way_out(vm, overlay)}; `--force` does it anyway",
             )
+
+
+def way_out(vm: BaseMachine, overlay: str) -> str:
+    """What frees a base from one of its overlays: lines that work as they are typed."""
+    home = _home(overlay)
+    try:
+        tags = [each.name for each in chain.snapshots_in(overlay, "qcow2")]
+    except QvmError:
+        tags = []
+    if home is None or not _is_disk(home, overlay):
+        rebase = f"`qemu-img rebase -f qcow2 -b '' {image.typed(overlay)}` copies all data into it"
+    else:
+        rebase = f"`{_at(vm, home)} disk rebase {quote(os.path.basename(overlay))}` copies all data into it"
+    if not tags:
+        return rebase
+    return f"its snapshots need the base: {_without_snapshots(vm, overlay, tags)}, then {rebase}"
+
+
+MOST_NAMES = 5
+"""No more snapshots than that are named by a hint."""
+
+
+def _without_snapshots(vm: BaseMachine, overlay: str, tags: Sequence[str]) -> str:
+    """The line that removes the snapshots in an overlay, also in that of another machine."""
+    home = _home(overlay)
+    if home is None or not _is_disk(home, overlay):
+        return f"`qemu-img snapshot -d NAME {image.typed(overlay)}` removes each of them"
+    names = joined(tags) if len(tags) <= MOST_NAMES else "NAME..."
+    dashes = "-- " if any(each.startswith("-") for each in tags) else ""
+    return f"`{_at(vm, home)} snapshot delete {dashes}{names}` removes them"
+
+
+def _at(vm: BaseMachine, home: str) -> str:
+    """The beginning of a command for the machine in `home`, typed where `vm` is."""
+    is_own = os.path.realpath(home) == os.path.realpath(vm.directory)
+    return "qvm" if is_own else f"qvm -C {quote(home)}"
+
+
+def _home(path: str) -> str | None:
+    """The directory of the machine that an image is in."""
+    folder = os.path.dirname(os.path.abspath(path))
+    for _ in range(DEPTH + 1):
+        if os.path.lexists(os.path.join(folder, ".vmrc")):
+            return folder
+        folder = os.path.dirname(folder)
+    return None
+
+
+def _is_disk(home: str, path: str) -> bool:
+    """True for an image that is a disk of the machine in `home`, and no other file there."""
+    from qvmsh.machine.machine import BaseMachine
+    from qvmsh.machine.storage import volumes  # it uses this module
+
+    try:
+        disks = volumes.configured(BaseMachine(home))
+    except (OSError, QvmError):
+        return False
+    return os.path.realpath(path) in {os.path.realpath(each.path) for each in disks}
 
 
 def shown(vm: BaseMachine, path: str) -> str:

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 MOVING = {Kind.DELETE: "qvmsh.machine.shelf.trash", Kind.UNDELETE: "qvmsh.machine.shelf.trash"}
 """The modules whose `recover` knows what to do with a folder whose files belong to a machine."""
+COPYING = "qvmsh.machine.shelf.across"
+"""The same for a folder with the copy of a machine."""
+LEFT = {Kind.MOVE: "it is where it was", Kind.UNDELETE: "it is still in the trash"}
+"""What is left of other work than making a new machine, when that is interrupted."""
 NAME = re.compile(r"\.(?P<of>.+)\.part-[0-9a-f]{8}")
 
 
@@ -50,6 +54,7 @@ class Folder:
         io: where an interruption is reported; None: the caller does that.
         is_beside: also where there is an empty directory already, the folder is beside it.
         directory: the machine whose files are moved here; they are moved back, never removed.
+        source: the machine that is copied here, and is removed once the copy is in place.
 
     Raises:
         OSError: it cannot be created, or put in place.
@@ -64,6 +69,7 @@ class Folder:
         *,
         is_beside: bool = False,
         directory: str = "",
+        source: str = "",
     ) -> None:
         self.final = final
         self._io = io
@@ -73,7 +79,8 @@ class Folder:
         self.above = final if self._has_folder else os.path.dirname(final)
         name = os.path.basename(final)
         self.path = part_name(self.above, name)
-        self._note = Note(Record(kind, folder=self.path, directory=directory), environ)
+        where = final if source else directory
+        self._note = Note(Record(kind, folder=self.path, directory=where, source=source), environ)
         self._guard = -1
         self._is_left = False
 
@@ -98,6 +105,26 @@ class Folder:
         finally:
             os.close(turn)
         return self
+
+    @property
+    def record(self) -> Record:
+        """What is recorded of it."""
+        return self._note.record
+
+    def begin_putting(self, place: str) -> None:
+        """Record that the copy in it is complete: what puts it in place and is killed, `sweep` completes.
+
+        Args:
+            place: what shows later that it is the copy: device and inode of its `.vmrc`.
+        """
+        self._note.write(Phase.READY, place)
+        self._is_left = True
+
+    def end_putting(self, phase: Phase = Phase.READY) -> None:
+        """It is in its place; or (BEGIN) it is to be removed, with what is left in the folder."""
+        if phase is Phase.BEGIN:
+            self._note.write(phase)
+        self._is_left = False
 
     def put_in_place(self) -> None:
         """Rename the finished folder; into an empty one that is there, move its contents, `.vmrc` last.
@@ -129,7 +156,7 @@ class Folder:
         self._remove()
         if self._io and error and issubclass(error, (KeyboardInterrupt, Terminated)):
             is_made = os.path.exists(os.path.join(self.final, ".vmrc"))
-            left = "it is where it was" if self._kind is Kind.MOVE else "nothing was left behind"
+            left = LEFT.get(self._kind, "nothing was left behind")
             left = f"the machine is in {self.final}" if is_made else left
             self._io.warn(f"{os.path.basename(self.final)}: interrupted; {left}")
 
@@ -193,16 +220,16 @@ class Note:
     """The record of a folder in use; without one, only the next creation of that name finds it."""
 
     def __init__(self, record: Record, environ: Mapping[str, str]) -> None:
-        self._record = record
+        self.record = record
         self._folder = registry.making_folder(environ)
         self._file = os.path.join(self._folder or "", record.folder.rpartition("-")[2])
 
-    def write(self, phase: Phase = Phase.BEGIN) -> None:
+    def write(self, phase: Phase = Phase.BEGIN, place: str = "") -> None:
         """Record it, or that it is complete and only has to be moved."""
         try:
             if self._folder is not None:
                 os.makedirs(self._folder, mode=0o700, exist_ok=True)
-                journal.write_creation(self._file, replace(self._record, phase=phase))
+                journal.write_creation(self._file, replace(self.record, phase=phase, uuid=place))
         except OSError:
             if phase is Phase.READY and os.path.lexists(self._file):  # it says: remove what is left
                 raise
@@ -245,34 +272,39 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
             if turn is False:  # it may be made, and not locked yet
                 continue
             if is_left is None and not process.exists(record.pid):  # killed before it was made, or after
-                _forget(note)
-            if not is_left:
+                is_left = bool(record.source) and record.phase is Phase.READY
+                if not is_left:
+                    _forget(note)
+            if not is_left or journal.read_creation(note) != record:  # another command has just done it
                 continue
             when = time.strftime("%T", time.localtime(record.since))
             what = f"`qvm {record.kind.value[1]}` of {match['of']}, begun at {when}, was interrupted"
-            found.append(f"{what}: {f'{path} is left over' if is_looking else _finish(record)}")
-        if not os.path.lexists(path):
-            _forget(note)
+            over = path if os.path.lexists(path) else record.source
+            left = f"{over} is left over" if is_looking else _finish(record, note, environ)
+            found.append(f"{what}: {left}")
     return found
 
 
-def _finish(record: Record) -> str:
-    """Complete the work, or undo it; return which."""
+def _finish(record: Record, note: str, environ: Mapping[str, str]) -> str:
+    """Complete the work, or undo it, and forget it; return which."""
     path, is_whole = record.folder, record.phase is Phase.READY
     try:
-        if record.kind in MOVING:
-            module: Any = importlib.import_module(MOVING[record.kind])
-            return str(module.recover(record))
-        if is_whole:
+        if record.source or record.kind in MOVING:
+            module: Any = importlib.import_module(COPYING if record.source else MOVING[record.kind])
+            text = str(module.recover(record, environ))
+        elif is_whole:
             _move(path, os.path.dirname(path))
             os.rmdir(path)
-            return "it has been completed"
-        shutil.rmtree(path)
+            text = "it has been completed"
+        else:
+            shutil.rmtree(path)
+            text = "what it had begun was removed"
     except OSError as error:
         if is_whole or record.kind in MOVING:
             return f"it is in {path} and cannot be completed: {_why(error)}"
         return f"{path} cannot be removed: {error.strerror}"
-    return "what it had begun was removed"
+    _forget(note)
+    return text
 
 
 def left_in(above: str, name: str) -> list[str]:

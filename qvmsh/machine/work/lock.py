@@ -82,7 +82,22 @@ def work_lock(vm: BaseMachine, what: str, *, is_looking: bool = False) -> locks.
 
         for line in creation_folder.sweep(vm.environ):
             vm.io.warn(line)
+        if not os.path.lexists(vm.files.vmrc):  # a move of this very machine was completed, or undone
+            lock.release()
+            raise layers.missing(vm.directory)
     return lock
+
+
+def complete_renaming(vm: BaseMachine) -> None:
+    """Complete a renaming that was interrupted, or undo it, before the `.vmrc` is changed.
+
+    Raises:
+        LockedError: it is at work.
+        QvmError: it cannot be completed now.
+    """
+    if journal.is_of(vm, journal.Kind.RENAME):
+        with work_lock(vm, "config", is_looking=True):
+            pass
 
 
 def require_no_archive(vm: BaseMachine, what: str, *, is_disposable: bool = False) -> None:

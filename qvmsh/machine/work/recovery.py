@@ -130,6 +130,10 @@ class Transaction:
             if self._guardian:
                 self._guardian.__exit__(kind, error, trace)
 
+    def moved_to(self, vm: BaseMachine) -> None:
+        """The machine's directory, with the journal in it, has another path from now on."""
+        self.vm = self._journal.vm = vm
+
     def _close(self, error: BaseException | None) -> None:
         if error is None:
             with process.Shielded():

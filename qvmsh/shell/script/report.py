@@ -82,7 +82,7 @@ def ended(error: BaseException, *, script: str, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: nothing more to report
         return errors.EXIT_FAILED
     if isinstance(error, OSError) and is_ours:
-        from qvmsh.cli.main import from_os
+        from qvmsh.cli.failures import from_os
 
         error = from_os(error).with_traceback(error.__traceback__)
     if isinstance(error, QvmError):

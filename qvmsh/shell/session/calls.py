@@ -10,7 +10,7 @@ import sys
 import threading
 
 from qvmsh import errors
-from qvmsh.cli.main import Call
+from qvmsh.cli.main import FOREIGN, Call
 from qvmsh.cli.parse import Entry, verb_of
 from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import Terminated, printable
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.shell.session.context import Context
 
-
-FOREIGN = ("cmd", "logs", "qmp", "serial", "stderr", "stdout")
-"""Commands whose output is QEMU's or the guest's."""
 
 ending = threading.Event()
 """Set when a signal ends the session: words that still run are ended."""
@@ -166,12 +163,15 @@ class WordCall(Call):
         return None
 
     def spoken(self, result: object) -> str:
-        text = str(result)
+        text = super().spoken(result)
         return text if self.verb in FOREIGN else self._context.spoken(text)
+
+    def here(self) -> str | None:
+        return self._context.directory
 
     def failed(self, error: errors.QvmError) -> int:
         if error.hint:
-            error.hint = self._context.spoken(error.hint)
+            error.hint = self._context.spoken(self.io.named(error.hint))
         return super().failed(error)
 
     def without_reader(self) -> int:

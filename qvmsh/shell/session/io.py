@@ -58,4 +58,4 @@ class SessionIo(Io):
         return self.session.works.running(verb)
 
     def warn(self, text: str) -> None:
-        super().warn(self.session.spoken(text))
+        super().warn(self.session.spoken(self.named(text)))

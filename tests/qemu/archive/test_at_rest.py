@@ -42,7 +42,7 @@ def test_archive_of_a_disk_being_written_to_fails(blank: Blank, name: str, harm:
     (home / "harm").write_text(harm)
     refused = vm.qvm("archive", "--compress", "gzip", env=env)
     assert refused.status == 1, str(refused)
-    assert f"qvm: demo: cannot archive: {name} was written to during the archive" in refused.err
+    assert f"qvm: demo: cannot archive: {name} was written to meanwhile" in refused.err
     assert "hint: stop the program that writes to it; the archives did not change" in refused.err
     assert [f"{row['archive']}/{row['stamp']}" for row in archived_states(vm)] == before
     require_nothing_left(vm)

@@ -102,6 +102,23 @@ def test_create_bare_is_the_commented_configuration(world: World) -> None:
     assert world.run("-C", "web", "config", "--check").status == 0
 
 
+def test_create_bare_says_what_has_to_be_there(world: World) -> None:
+    made = world.run("create", "web", "--bare").out.splitlines()[1]
+    assert made.startswith(
+        "web: there is nothing to start yet: put an installed system there as web/web-seed.qcow2, then "
+        "`cd web && qvm init` and `qvm start`; or `cd web && qvm config edit` names"
+    )
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", world.home / "web/web-seed.qcow2", "1M"], check=True
+    )
+    assert world.run("init", cwd=world.home / "web").status == 0
+    require_starts(world, "web")
+    one = world.run("create", "one", "--bare", "--set", "VM_USE_SNAPSHOTS=no").out
+    assert "there as one/one.qcow2, then `cd one && qvm start`; or" in one
+    net = world.run("create", "net", "--bare", "--set", "VM_BOOT=network").out
+    assert net.endswith("net: `cd net && qvm start` starts it\n")
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -116,14 +133,18 @@ def test_create_bare_is_the_commented_configuration(world: World) -> None:
         (["0M"], "more than 0"),
         (["--iso", "global-vmrc"], "is not a CD image"),
         (["1G", "--id", "7"], "two digits"),
+        (["1G", "--set", "VM_MACHINE_NAME=x"], "it is chosen by the word NAME"),
+        (["1G", "--set", "VM_MACHINE_ID=07"], "it is chosen by --id NN"),
+        (["1G", "--set", "VM_FMT=raw"], "it is chosen by --format FORMAT"),
+        (["1G", "--set", "VM_USE_SNAPSHOTS=no"], "the disk would be web.qcow2, which was not made"),
     ],
 )
 def test_create_refuses_and_leaves_nothing(world: World, words: list[str], why: str) -> None:
-    before = sorted(world.home.iterdir())
+    before = [path for path in sorted(world.home.iterdir()) if path.name != ".local"]
     result = world.run("create", "web", *words)
     assert result.status in (1, 2), result
     assert why in result.err
-    assert sorted(world.home.iterdir()) == before
+    assert [path for path in sorted(world.home.iterdir()) if path.name != ".local"] == before
 
 
 def test_create_when_all_ids_are_taken_gets_an_address(world: World) -> None:
@@ -192,3 +213,21 @@ def test_machines_created_at_a_time_get_different_ids(world: World) -> None:
     result = world.run("create", "mail", "1M", "--id", min(ids))
     assert (result.status, " has it" in result.err) == (2, True), result
     assert not (world.home / "mail").exists()
+
+
+def test_address_or_port_of_a_known_machine_is_refused(world: World) -> None:
+    (world.home / "template").write_text("VM_NET_MAC=52:54:00:01:02:03\nVM_SSH_PORT=2201\n")
+    assert world.run("create", "web", "64M", "--template", "template").status == 0
+    for words, name in (
+        (["--template", "template"], "VM_NET_MAC"),
+        (["--template", "template", "--set", "VM_NET_MAC=auto"], "VM_SSH_PORT"),
+        (["--set", "VM_SSH_PORT=2201"], "VM_SSH_PORT"),
+    ):
+        result = world.run("create", "mail", "64M", *words)
+        said = f"is that of the machine in {world.home}/web"
+        assert (result.status, f"create: {name}=" in result.err, said in result.err) == (2, True, True), (
+            result
+        )
+        assert not (world.home / "mail").exists()
+    more = ["--set", "VM_NET_MAC=auto", "--set", "VM_SSH_PORT=auto"]
+    assert world.run("create", "mail", "64M", "--template", "template", *more).status == 0

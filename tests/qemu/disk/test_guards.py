@@ -89,7 +89,8 @@ def test_start_on_a_disk_that_backs_others_is_refused(blank: Blank) -> None:
         assert (
             f"demo: cannot start: above.qcow2 is backed by {disk}, which the guest writes to" in refused.err
         )
-        assert "hint: `--disposable` leaves it unchanged" in refused.err
+        line = "`qemu-img rebase -f qcow2 -b '' above.qcow2` copies all data into it"
+        assert f"hint: `--disposable` leaves it unchanged; {line}; `--force` does" in refused.err
         vm.ok("start", "--no-wait", "--disposable")
         vm.ok("kill")
         vm.ok("start", "--no-wait", "--force")
@@ -113,7 +114,7 @@ def test_disk_commit_is_refused_on_and_off(pair: Pair) -> None:
     (pair.other.directory / "other-backing.qcow2").rename(pair.other.directory / "gone")
     refused = vm.qvm("disk", "commit")
     assert "demo-backing.qcow2 holds snapshots (a)" in refused.err
-    assert "hint: `qvm snapshot delete NAME`" in refused.err
+    assert "hint: `qvm snapshot delete a` removes them" in refused.err
     assert file_hash(pair.base) == pair.before
 
 

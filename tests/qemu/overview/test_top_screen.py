@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.support.tmux_terminal import Terminal, qvm_in_shell, wait_for_exit
 from tests.support.world import QVM, Blank, World, write_vmrc
 
@@ -34,14 +36,15 @@ def test_top_table_is_sorted_by_keys_and_ends_with_q(blank: Blank, world: World)
         assert "sort by" not in screen  # the alternate screen is gone
 
 
-def test_top_ends_with_ctrl_c_and_after_its_frames(blank: Blank) -> None:
+def test_top_ends_with_ctrl_c_and_leaves_the_frames_of_n(blank: Blank) -> None:
     vm = blank("abc")
     with qvm_in_shell(vm, "top 0.5") as terminal:
         terminal.wait(HEAD)
         terminal.key("C-c")
         wait_for_exit(terminal, 0)
     with qvm_in_shell(vm, "top 0.5 -n 2") as terminal:
-        wait_for_exit(terminal, 0)
+        screen = wait_for_exit(terminal, 0)
+        assert len(re.findall(r"^name +state +pid", screen, re.MULTILINE)) == 2
 
 
 def test_top_fits_into_a_terminal_that_becomes_small(blank: Blank, world: World) -> None:

@@ -29,17 +29,23 @@ OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[K")
 BYTES = HOSTILE.encode() + b"\x9b2J\xff"
 WORDS = {
     "archive": ["--list"],
+    "clone": [HOSTILE],
     "cmd": ["info", "block"],
     "completion": ["bash", "--", "qvm", "snapshot", "show", ""],
     "config": [],
     "create": [HOSTILE, "--image", HOSTILE],
+    "delete": [HOSTILE],
     "disk add": [HOSTILE],
     "disk commit": [HOSTILE],
     "disk rebase": [HOSTILE],
     "disk resize": [HOSTILE, "1M"],
+    "export": [".", "-"],
     "img build": [HOSTILE],
+    "import": [HOSTILE],
     "logs": ["serial"],
+    "move": [".", f"{HOSTILE}/{HOSTILE}"],
     "qmp": ["query-name"],
+    "rename": [".", HOSTILE],
     "restore": [HOSTILE],
     "session save": [HOSTILE],
     "sh": [HOSTILE],
@@ -47,11 +53,14 @@ WORDS = {
     "snapshot diff": [HOSTILE],
     "snapshot restore": [HOSTILE],
     "snapshot show": [HOSTILE],
+    "top": ["0.5", "-n", "1"],
+    "undelete": [HOSTILE],
     "use": [HOSTILE],
 }
 OTHERS = [
     *(["config", "A"], ["config", "--check", "."], ["config", "--explain"], [HOSTILE], ["snapshot", HOSTILE]),
     *(["--set", HOSTILE, "status"], ["-C", HOSTILE, "status"], ["-M", HOSTILE, "status"]),
+    *(["export", HOSTILE, HOSTILE], ["delete", f"nosuch:{HOSTILE}"], ["top", HOSTILE]),
     *(["status", HOSTILE, "."], ["start", f"--{HOSTILE}"], ["--debug", "config", HOSTILE]),
 ]
 

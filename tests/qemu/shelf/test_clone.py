@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -155,9 +156,38 @@ def test_clone_refuses_and_leaves_nothing(blank: Blank, world: World, tmp_path: 
         vm.set(VM_DISKS="data.raw:raw")
         result = world.run("clone", "web", small / "mail")
         assert (result.status, "not enough free space" in result.err) == (1, True), result
+        assert "hint: nothing was left behind; free some space, or clone to a place on another" in result.err
         assert list(small.iterdir()) == []
     assert sorted(path.name for path in world.home.iterdir()) == before
     assert other.directory.exists()
+
+
+def test_clone_of_a_disposable_machine_is_refused(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    vm.ok("start", "--no-wait", "--disposable")
+    result = world.run("clone", "web", "mail")
+    assert (result.status, "web: cannot clone: it is disposable" in result.err) == (3, True), result
+    assert "hint: `qvm stop web`, then `qvm start web`" in result.err
+
+
+@pytest.mark.parametrize("verb", ["delete -y web", "rename web other"])
+def test_lines_of_the_hint_free_the_base_of_a_clone(blank: Blank, world: World, verb: str) -> None:
+    blank("web")
+    assert world.run("clone", "web", "mail", "--linked").status == 0
+    for name in ("one", "a b"):
+        assert world.run("-M", "mail", "snapshot", "save", name).status == 0
+    refused = world.run(*verb.split())
+    assert (refused.status, "mail-backing.qcow2 is backed by web-base.qcow2" in refused.err) == (3, True)
+    lines = re.findall("`qvm ([^`]*)`", refused.err)
+    place = world.home / "mail"
+    assert lines == [
+        f"-C {place} snapshot delete one 'a b'", f"-C {place} disk rebase mail-backing.qcow2",
+    ]  # fmt: skip
+    for line in lines:
+        assert world.run(*shlex.split(line)).status == 0, line
+    assert world.run(*verb.split()).status == 0
+    assert world.run("start", "--no-wait", "mail").status == 0
+    assert world.run("kill", "mail").status == 0
 
 
 def test_clone_killed_at_each_step_is_whole_or_nothing(blank: Blank, world: World) -> None:
@@ -202,3 +232,20 @@ def test_linked_clone_in_an_unknown_place_keeps_its_base(blank: Blank, world: Wo
     assert (refused.status, "far/twin" in refused.err) == (3, True), refused
     Vm(world, world.home / "far/twin").ok("delete", "-y", "--now")
     vm.ok("delete", "-y", "--now")
+
+
+def test_copy_by_hand_is_one_after_the_original_was_renamed(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    vm.ok("start", "--no-wait")
+    vm.ok("kill")
+    subprocess.run(["cp", "-r", "web", "copy"], cwd=world.home, check=True)
+    vm.ok("rename", "mail")
+    copy, original = Vm(world, world.home / "copy"), world.home / "mail"
+    said = f"it is a copy of {original}; `qvm renew` gives it an identity of its own"
+    assert said in copy.qvm("status").err
+    assert said in copy.ok("start", "--no-wait").err
+    copy.ok("kill")
+    assert f"a copy of {original}" in world.run("list").out
+    assert f"a copy of {original}" not in Vm(world, original).qvm("status", "-v").out
+    copy.ok("renew")
+    assert "copy of" not in copy.qvm("status").err + world.run("list").out

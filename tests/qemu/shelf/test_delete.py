@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 
 from tests.support.errors import require_error
 from tests.support.kill_steps import killed_at
+from tests.support.programs import write_script
+from tests.support.pty_terminal import PtyTerminal
 from tests.support.small_disk import small_disk
 from tests.support.world import Blank, Vm, World
 
@@ -76,12 +79,37 @@ def test_delete_keeps_what_is_not_the_machines(blank: Blank, world: World, tmp_p
     assert world.run("list").out == ""
 
 
+def test_archives_and_disks_elsewhere_stay_and_are_named(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    (world.home / "shared.raw").write_bytes(bytes(512))
+    vm.set(VM_DISKS="../shared.raw:raw", VM_ARCHIVE="../store")
+    vm.ok("archive")
+    terminal = PtyTerminal(vm, "delete")
+    terminal.until("Move it into the trash")
+    os.write(terminal.master, b"n\n")
+    assert terminal.end() != 0
+    kept = re.findall("elsewhere, and kept: (.*)\r\n", terminal.text)
+    assert kept == [f"{world.home}/shared.raw", f"1 archived state in {world.home}/store"]
+    assert "with 1" not in terminal.text
+    result = world.run("delete", "-y", "web")
+    assert result.out.splitlines()[1:] == [
+        f"web: kept: {world.home}/shared.raw",
+        f"web: kept: 1 archived state in {world.home}/store",
+    ]
+    world.run("undelete", "web")
+    report = json.loads(world.run("--json", "delete", "-y", "web").out)
+    assert (report["archives"], report["archives_there"]) == (f"{world.home}/store", 1)
+    world.run("undelete", "web")
+    vm.set(VM_ARCHIVE="ssh://nosuch.invalid/store")
+    assert "web: kept: what is archived in ssh://nosuch.invalid/store" in world.run("delete", "-y", "web").out
+
+
 def test_delete_asks_and_refuses(blank: Blank, world: World) -> None:
     vm = blank("web")
     before = tree(vm)
     result = world.run("delete", "web")
     assert result.status == 2
-    assert "hint: `qvm delete --yes` does not ask" in result.err
+    assert "hint: `qvm delete --yes web` does not ask" in result.err
     vm.set(VM_PROTECT="yes")
     result = world.run("delete", "-y", "web")
     assert (result.status, "it is protected (VM_PROTECT=yes)" in result.err) == (3, True)
@@ -213,7 +241,7 @@ def test_verbs_on_a_full_disk_lose_nothing(world: World, tmp_path: Path) -> None
             world.run("delete", "-y", "web"),
             1,
             "web: cannot delete: the disk is full, and the trash needs room for a note",
-            "`qvm delete --now` needs none",
+            "`qvm delete --now web` needs none",
         )
         assert tree(vm) == before
         assert sorted(os.listdir(small)) == ["db", "fill", "web"]
@@ -273,3 +301,17 @@ def test_deletions_at_one_moment_are_two_in_the_trash(world: World) -> None:
     assert sorted(line.rpartition(" ")[2] for line in listed) == [
         str(world.home / name / "same") for name in ("db", "mail", "web")
     ]
+
+
+def test_delete_takes_bases_and_what_the_settings_name(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    vm.ok("clone", "../linked", "--linked")
+    assert world.run("export", "linked", "x.tar").status == 0
+    assert world.run("import", "x.tar", "twin").status == 0
+    twin = Vm(world, world.home / "twin")
+    assert list(twin.directory.glob("disks/*")), "its base came from elsewhere"
+    write_script(twin.directory, "hook", "#!/bin/sh\n")
+    twin.set(VM_PRE_START="./hook")
+    report = json.loads(world.run("--json", "delete", "-y", "--now", "twin").out)
+    assert report["foreign"] == []
+    assert not twin.directory.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -91,6 +92,7 @@ def test_import_from_a_pipe_sees_how_it_is_compressed(vm: Vm, kind: str) -> None
             capture_output=True, text=True, timeout=DEADLINE_S,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("twin: imported from standard input as twin in ")
     assert read_byte(Vm(vm.world, vm.world.home / "twin"), "1M", "twin-backing.qcow2") == 7
 
 
@@ -171,6 +173,8 @@ def test_shell_code_of_a_package_is_listed_and_not_loaded(vm: Vm) -> None:
     (vm.directory / ".qvmrc.xsh").write_text("import pathlib; pathlib.Path('ran').touch()\n")
     vm.ok("allow")
     export(vm, "demo.tar.gz")
+    said = vm.world.run("import", vm.directory / "demo.tar.gz", "other").out
+    assert "other: none of that happens before `qvm -M other allow`: read it first\n" in said
     found = import_package(vm.world, vm.directory / "demo.tar.gz", "twin")
     assert [row["name"] for row in found["brings"]] == [".qvmrc.xsh"]
     twin = Vm(vm.world, vm.world.home / "twin")
@@ -235,6 +239,13 @@ def test_older_package_of_s2e_is_a_machine(world: World) -> None:
     made = Vm(world, world.home / "Old")
     assert "Old.qcow2: qcow2" in made.ok("disk", "list").out
     assert (made.directory / "disk.s2e.ready").exists()
+    assert "ready" in made.ok("snapshot", "list").out
+    assert world.run("clone", "Old", "New").status == 0
+    assert (world.home / "New/disk.s2e.ready").exists()
+    assert world.run("delete", "-y", "Old:ready").status == 0
+    assert not (made.directory / "disk.s2e.ready").exists()
+    assert world.run("delete", "-y", "--now", "New").status == 0
+    assert not (world.home / "New").exists()
 
 
 def test_unknown_members_of_s2e_packages_are_named_and_skipped(world: World) -> None:
@@ -279,9 +290,40 @@ def test_packed_directory_is_a_machine(vm: Vm, words: list[str], name: str) -> N
     assert uuid_of(made) != uuid_of(vm)
 
 
+def test_machines_and_archives_in_a_packed_directory_stay_out(vm: Vm) -> None:
+    """Their settings have not been looked at: they would run hooks without `qvm allow`."""
+    (vm.directory / "sub/deep").mkdir(parents=True)
+    (vm.directory / "sub/.vmrc").write_text("VM_PRE_START=./run\n")
+    (vm.directory / "sub/deep/run").write_text("#!/bin/sh\n")
+    (vm.directory / "notes").write_text("mine")
+    vm.ok("archive")
+    archived = next(vm.directory.glob("demo-20*")).name
+    output_of(vm.world.home, "tar", "-czf", "x.tar.gz", "demo")
+    found = import_package(vm.world, "x.tar.gz", "twin")
+    assert {name.split("/")[1] for name in found["skipped"]} == {"sub", archived}
+    assert not [path for path in (vm.world.home / "twin").iterdir() if path.name in ("sub", archived)]
+    assert (vm.world.home / "twin/notes").read_text() == "mine"
+
+
+def test_unaccepted_machine_is_not_copied(vm: Vm) -> None:
+    vm.set(VM_PRE_START="./run")
+    output_of(vm.world.home, "tar", "-czf", "x.tar.gz", "demo")
+    brings = import_package(vm.world, vm.world.home / "x.tar.gz", "one")["brings"]
+    assert [each["name"] for each in brings] == ["VM_PRE_START"]
+    one = Vm(vm.world, vm.world.home / "one")
+    for words in (("clone", "../two"), ("archive",), ("export",), ("start", "--no-wait")):
+        result = one.qvm(*words)
+        assert (result.status, "qvm allow" in result.err) == (2, True), result
+    assert not (vm.world.home / "two").exists()
+
+
 def test_import_of_what_is_no_package_says_so(world: World) -> None:
     (world.home / "x.tar.gz").write_text("no tar")
-    assert "truncated" in world.run("import", "x.tar.gz", "a").err
+    (world.home / "zipped").write_bytes(gzip.compress(b"no tar"))
+    for name in ("x.tar.gz", "zipped", "/etc/passwd", "/usr/bin/env"):
+        result = world.run("import", name, "a")
+        assert (result.status, f"{os.path.basename(name)}: it is not a package, " in result.err) == (1, True)
+        assert "hint: `qvm export` makes packages; " in result.err
     (world.home / "x.txt").write_text("mine")
     output_of(world.home, "tar", "-czf", "y.tar.gz", "x.txt")
     result = world.run("import", "y.tar.gz", "a")

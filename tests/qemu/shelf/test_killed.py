@@ -219,7 +219,7 @@ def test_ctrl_c_in_long_work_says_what_is_left(vm: Vm, verb: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 def test_ctrl_c_in_a_move_to_another_file_system_says_it(vm: Vm) -> None:
     with small_disk(vm.world.home / "small", 64):
-        child = begin_held(vm, "qvmsh.machine.shelf.move:_copy_tree", "move", "demo", "../small")
+        child = begin_held(vm, "qvmsh.machine.shelf.across:_Copy.settle", "move", "demo", "../small")
         child.send_signal(signal.SIGINT)
         child.send_signal(signal.SIGCONT)
         output = child.communicate(timeout=DEADLINE_S)[1]

@@ -144,6 +144,11 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "mark": (change_item("demo-base.qcow2", name=".qvm/unaccepted"), "not a file of a machine"),
     "journal": (change_item("demo-base.qcow2", name=".qvm/archive.unfinished"), "not a file of a machine"),
     "outside": (change_item("demo-base.qcow2", name="../x"), "outside"),
+    "machine": (change_item("demo-base.qcow2", name="sub/.vmrc"), "not a file of a machine"),
+    "archive": (
+        change_item("demo-base.qcow2", name="x-20260101000000/x-settings.tar"),
+        "not a file of a machine",
+    ),
 }
 
 

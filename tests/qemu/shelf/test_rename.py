@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.kill_steps import killed_at
+from tests.support.killer import begin_held
 from tests.support.small_disk import small_disk
-from tests.support.world import Blank, Vm, World
+from tests.support.world import DEADLINE_S, Blank, Vm, World
 
 STEPS = 200
 
@@ -98,7 +99,7 @@ def test_move_within_and_across_file_systems(blank: Blank, world: World, tmp_pat
     (world.home / "shelf").mkdir()
     assert world.run("move", "web", "shelf").status == 0
     near = Vm(world, world.home / "shelf/web")
-    assert backing(near.directory / "web-backing.qcow2") == str(near.directory / "web-base.qcow2")
+    assert backing(near.directory / "web-backing.qcow2") == "web-base.qcow2"
     require_works(near, "web")
     if os.geteuid() == 0:
         far = tmp_path / "far"
@@ -117,30 +118,134 @@ def test_move_within_and_across_file_systems(blank: Blank, world: World, tmp_pat
             require_works(near, "web")
 
 
-def test_rename_killed_at_each_step_is_completed(blank: Blank, world: World) -> None:
+def test_rename_killed_at_each_step_is_whole_or_nothing(blank: Blank, world: World) -> None:
     vm = machine(blank)
-    names = ["web", "mail"]
+    words = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "web-base.qcow2", "web-extra.qcow2"]
+    subprocess.run(["qemu-img", *words], cwd=vm.directory, check=True)
+    was, new = "web", "mail"
+    outcomes: set[str] = set()
     for step in range(STEPS):
-        was, new = names[step % 2], names[(step + 1) % 2]
-        where = next(path for path in (world.home / was, world.home / new) if (path / ".vmrc").exists())
-        if where.name != was or vm.world.run("config", "VM_MACHINE_NAME", cwd=where).out != f"{was}\n":
+        here = world.home / was
+        base = str(here / f"{was}-base.qcow2")
+        words = ["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base, "web-extra.qcow2"]
+        subprocess.run(["qemu-img", *words], cwd=here, check=True)
+        (here / "way").unlink(missing_ok=True)
+        (here / "way").symlink_to(base)
+        is_over = killed_at(world, step, "rename", new, cwd=here) == 0
+        there = [path for path in (world.home / was, world.home / new) if path.exists()]
+        assert len(there) == 1, step
+        found = Vm(world, there[0])
+        said = found.ok("config", f"VM_LABELS=a{step}").err
+        if there[0].name == new:
             was, new = new, was
-        is_over = killed_at(world, step, "rename", new, cwd=where) == 0
-        there = next(path for path in (world.home / was, world.home / new) if (path / ".vmrc").exists())
-        found = Vm(world, there)
-        found.ok("doctor", "--fix")
-        name = found.ok("config", "VM_MACHINE_NAME").out.strip()
-        assert name in (was, new), step
+        outcomes |= {each for each in ("completed", "undone") if f"interrupted, and was {each}" in said}
+        assert (found.value("VM_MACHINE_NAME"), found.value("VM_LABELS")) == (was, f"a{step}"), step
+        names = [each.name for each in found.directory.iterdir() if each.name.startswith(new)]
+        assert names == (["web-extra.qcow2"] if new == "web" else []), step
         listed = json.loads(found.ok("--json", "snapshot", "list").out)
         assert [(each["name"], each["missing"]) for each in listed["snapshots"]] == [("ready", [])], step
-        assert os.path.normpath(backing(there / f"{name}-backing.qcow2")) == f"{name}-base.qcow2"
-        if there.name != name:
-            there.rename(world.home / name)
+        for name in (f"{was}-backing.qcow2", "web-extra.qcow2"):
+            named = found.directory / backing(found.directory / name)
+            assert named.resolve() == found.directory / f"{was}-base.qcow2", step
+        assert (found.directory / "way").resolve() == found.directory / f"{was}-base.qcow2", step
         if is_over:
             break
     else:
         pytest.fail("it never came to its end")
-    require_works(Vm(world, world.home / name), name)
+    assert outcomes == {"completed", "undone"}
+    require_works(found, was)
+
+
+def test_rename_killed_is_completed_by_a_second_try(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    child = begin_held(vm, "qvmsh.machine.shelf.rename:complete", "rename", "mail")
+    child.kill()
+    child.communicate(timeout=DEADLINE_S)
+    new = Vm(world, world.home / "mail")
+    assert "the renaming to mail, begun" in new.qvm("status").err
+    result = world.run("rename", "web", "mail")
+    assert (result.status, "was interrupted, and was completed" in result.err) == (0, True), result
+    assert result.out == f"mail: renamed, it was web; it is in {new.directory}\n"
+    assert (new.directory / "mail-base.qcow2").exists()
+    assert not vm.directory.exists()
+    assert json.loads(world.run("--json", "list").out)["machines"][0]["machine"] == "mail"
+
+
+def test_rename_keeps_what_leads_into_the_directory(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    here = vm.directory
+    (here / "sub").mkdir()
+    make = ["qemu-img", "create", "-q", "-f", "qcow2"]
+    subprocess.run([*make, here / "gold.qcow2", "1M"], check=True)
+    for name, base in (
+        ("extra", "web-base.qcow2"), ("sub/deep", "../web-base.qcow2"), ("abs", str(here / "gold.qcow2")),
+        ("around", "../web/gold.qcow2"), ("old", str(here / "web-base.qcow2")),
+    ):  # fmt: skip
+        subprocess.run([*make, "-F", "qcow2", "-b", base, f"{name}.qcow2"], cwd=here, check=True)
+    for name, text in (("one", "web-base.qcow2"), ("two", here / "gold.qcow2"), ("sub/three", "../one")):
+        (here / name).symlink_to(text)
+    names = ["extra", "sub/deep", str(here / "abs"), "../web/around", str(world.home / "./web/old")]
+    (here / "hook").write_text("#!/bin/sh\n")
+    (here / "hook").chmod(0o755)
+    with (here / ".vmrc").open("a") as file:
+        lines = "\n".join(f"{each}.qcow2" for each in names)
+        file.write(f"VM_DISKS='{lines}'\nVM_PRE_START={here}/hook\nDATA=~/web:$HOME/web/x:{here}2\n")
+    assert world.run("rename", "web", "mail").status == 0
+    new = Vm(world, world.home / "mail")
+    assert new.ok("disk", "check").out.count(": sound") == 8
+    new.ok("start", "--no-wait")
+    new.ok("kill")
+    assert new.value("DATA") == f"{new.directory}:{new.directory}/x:{here}2"
+    assert 'VM_PRE_START="$VM_HOME/hook"' in (new.directory / ".vmrc").read_text()
+    assert (new.directory / "sub/three").resolve() == new.directory / "mail-base.qcow2"
+    assert (new.directory / "two").resolve() == new.directory / "gold.qcow2"
+
+
+def test_rename_takes_along_what_is_called_after_the_machine(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    (vm.directory / "web.iso").write_bytes(bytes(2048))
+    (vm.directory / "web-x.raw").write_bytes(bytes(1 << 20))
+    with (vm.directory / ".vmrc").open("a") as file:
+        file.write(
+            "VM_CDROM=$VM_MACHINE_NAME.iso\n"
+            'VM_QEMU_EXTRA="$VM_QEMU_EXTRA -drive file=$VM_MACHINE_NAME-x.raw,format=raw,if=virtio"\n'
+        )
+    assert world.run("rename", "web", "mail").status == 0
+    new = Vm(world, world.home / "mail")
+    assert (new.directory / "mail.iso").exists()
+    new.ok("start", "--no-wait")
+    new.ok("kill")
+
+
+def test_rename_refuses_settings_that_it_cannot_change(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    (vm.directory / "more").write_text(f"VM_CDROM={vm.directory}/a.iso\n")
+    before = sorted(os.listdir(vm.directory))
+    for line, why in (
+        ("VM_INCLUDE=more", "VM_CDROM of web/more names a file in the machine's directory by its whole path"),
+        ("VM_DISKS=web-seed.qcow2", ".vmrc names web-seed.qcow2, which would be called mail-seed.qcow2"),
+    ):
+        text = (vm.directory / ".vmrc").read_text()
+        (vm.directory / ".vmrc").write_text(f"{text}{line}\n")
+        result = world.run("rename", "web", "mail")
+        assert (result.status, why in result.err) == (3, True), result
+        assert "hint: " in result.err
+        (vm.directory / ".vmrc").write_text(text)
+    assert sorted(os.listdir(vm.directory)) == before
+
+
+def test_rename_of_a_machine_with_saved_memory_keeps_it_usable(blank: Blank, world: World) -> None:
+    vm = machine(blank)
+    (vm.directory / "abs.qcow2").write_bytes((vm.directory / "web-base.qcow2").read_bytes())
+    with (vm.directory / ".vmrc").open("a") as file:
+        file.write(f'VM_DISKS="$VM_MACHINE_NAME-data.qcow2\n{vm.directory}/abs.qcow2"\n')
+    vm.ok("start", "--no-wait")
+    vm.ok("stop", "--savevm", "memory", "--no-suspend")
+    assert world.run("rename", "web", "mail").status == 0
+    new = Vm(world, world.home / "mail")
+    result = new.ok("start", "--no-wait", "--loadvm", "memory")
+    assert "VM_DISKS" not in result.err
+    new.ok("kill")
 
 
 def test_move_refuses_paths_that_would_mean_other_files(blank: Blank, world: World) -> None:

@@ -107,6 +107,16 @@ def test_use_outside_of_a_session_says_what_to_do(vm: Vm, other: Vm) -> None:
     assert f"hint: `qvm -C {other.directory} sh` opens one there" in result.err
 
 
+def test_hint_in_a_session_names_a_machine_that_is_not_its_own(vm: Vm, other: Vm) -> None:
+    for line, says in (
+        ("pause", "`qvm start` starts it"),
+        (f"pause {other.directory}", "`qvm start other` starts it"),
+        (f"use {other.directory} && pause", "`qvm start` starts it"),
+        (f"use {other.directory} && pause {vm.directory}", "`qvm start demo` starts it"),
+    ):
+        assert f"hint: {says}\n" in vm.qvm("sh", "-c", line).err, line
+
+
 def test_use_where_the_session_has_no_machine_gives_it_one(vm: Vm) -> None:
     code = f"print(bool(vm))\nuse {vm.directory}\nprint(vm.name, $VM_KERNEL_PATH)\nstatus -s || vm status -s"
     result = vm.world.run("sh", stdin=code)

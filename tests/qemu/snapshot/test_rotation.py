@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from typing import Any
 
 import pytest
@@ -69,6 +70,85 @@ def test_prune_spares_what_others_descend_from(vm: Vm) -> None:
     assert report(vm, "snapshot", "prune", "n", "--keep", "1", "--children")["removed"] == [b, made[0]]
     assert snapshot_names(vm) == ["mine", made[1]]
     assert vm.ok("snapshot", "prune", "n", "--keep", "1").out == "demo: no old snapshots\n"
+
+
+def test_two_series_do_not_keep_each_other(vm: Vm) -> None:
+    made = [saved(vm, name, "--keep", "1") for _ in range(3) for name in ("nightly", "hourly")]
+    assert [snapshot_names(vm, disk) for disk in DISKS] == [made[-2:]] * 2
+    vm.ok("snapshot", "save", "mine")
+    last = report(vm, "snapshot", "save", "hourly", "--keep", "1")
+    assert (last["removed"], last["spared"]) == ([], {made[-1]: ["mine"]})
+
+
+def test_fork_stays_until_only_one_branch_is_left(vm: Vm) -> None:
+    first = saved(vm, "-t", "n")
+    other = saved(vm, "-t", "x")
+    vm.ok("snapshot", "restore", first)
+    second = report(vm, "snapshot", "save", "n", "--keep", "1")
+    assert (second["removed"], second["spared"]) == ([], {first: [other, second["snapshot"]]})
+    vm.ok("snapshot", "delete", other)
+    assert report(vm, "snapshot", "save", "n", "--keep", "1")["removed"] == [first, second["snapshot"]]
+
+
+def dated(vm: Vm, year: int) -> None:
+    """Change the year of the first snapshot in each image, as a wrong clock would have."""
+    for disk in DISKS:
+        with open(vm.directory / disk, "r+b") as file:
+            file.seek(64)
+            (table,) = struct.unpack(">Q", file.read(8))
+            file.seek(table + 16)
+            file.write(struct.pack(">I", (year - 1970) * 31556952))
+
+
+def test_save_after_a_wrong_clock_is_the_newest(vm: Vm) -> None:
+    first = saved(vm, "-t", "n")
+    dated(vm, 2036)
+    second = report(vm, "snapshot", "save", "n", "--keep", "1")
+    assert (second["removed"], second["spared"]) == ([first], {})
+    assert snapshot_names(vm) == [second["snapshot"]]
+    dated(vm, 2036)
+    third = saved(vm, "n", "--keep", "2")
+    assert snapshot_names(vm) == [second["snapshot"], third]
+
+
+def test_rotation_leaves_those_of_another_machine(blank: Blank, vm: Vm) -> None:
+    other = blank("other", VM_DISKS="../demo/data.qcow2")
+    foreign = [saved(other, "nightly", "--keep", "3") for _ in range(2)]
+    mine = [saved(vm, "nightly", "--keep", "1") for _ in range(2)]
+    assert [snapshot_names(vm, disk) for disk in DISKS] == [mine[1:], [*foreign, mine[1]]]
+    assert [each["problems"] for each in report(other, "snapshot", "verify", *foreign)["snapshots"]] == [
+        [],
+        [],
+    ]
+    assert report(other, "snapshot", "prune", "nightly", "--keep", "1")["removed"] == foreign[:1]
+    vm.set(VM_SNAPSHOT_ON_STOP="1", VM_QEMU_EXTRA="-no-shutdown -global virtio-net-pci.romfile=")
+    auto = saved(other, "-t", "auto")
+    for _ in range(2):
+        shut_down(vm)
+        stopped = report(vm, "stop")["snapshot"]
+    assert snapshot_names(vm, "data.qcow2") == [foreign[1], mine[1], auto, stopped]
+
+
+def test_short_name_means_none_of_another_machine(blank: Blank, vm: Vm) -> None:
+    other = blank("other", VM_DISKS="../demo/data.qcow2")
+    foreign = saved(other, "-t", "nightly")
+    for verb in ("delete", "show", "verify", "restore"):
+        result = vm.qvm("snapshot", verb, "nightly")
+        assert (result.status, "there is no snapshot nightly" in result.err) == (3, True)
+    mine = saved(vm, "-t", "nightly")
+    for verb in ("show", "verify", "restore", "delete"):
+        assert mine in vm.ok("snapshot", verb, "nightly").out
+    assert snapshot_names(vm, "data.qcow2") == [foreign]
+    vm.ok("snapshot", "delete", foreign)  # asked for by its name
+    assert snapshot_names(vm, "data.qcow2") == []
+
+
+def test_rotation_counts_those_from_before_a_disk_was_added(blank: Blank) -> None:
+    vm = blank()
+    first = saved(vm, "-t", "n")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    vm.set(VM_DISKS="data.qcow2")
+    assert report(vm, "snapshot", "save", "n", "--keep", "1")["removed"] == [first]
 
 
 def test_prune_by_days_leaves_the_newest(vm: Vm) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from qvmsh.cli import help as texts
 from qvmsh.cli import hints, parse
+from qvmsh.cli.main import main
 from qvmsh.commands.index import ALIASES, COMMANDS
+from qvmsh.config import words
 from qvmsh.errors import UsageError
 from qvmsh.machine import registry
 from qvmsh.machine.machine import BaseMachine
@@ -17,8 +19,8 @@ from qvmsh.machine.settings import config
 from tests.support.world import bare_environ, write_vmrc
 
 
-def hint(*words: str) -> str:
-    return texts.unknown_command(list(words)).hint or ""
+def hint(*typed: str) -> str:
+    return texts.unknown_command(list(typed)).hint or ""
 
 
 @pytest.mark.parametrize("word", hints.OTHER_TOOLS)
@@ -26,7 +28,7 @@ def test_hint_of_another_tool_is_a_line_that_parses(word: str) -> None:
     assert word not in COMMANDS
     assert word not in ALIASES
     for line in hints.OTHER_TOOLS[word].split("|"):
-        if line == "-V":
+        if line.startswith("-"):
             continue
         found = parse.verb_of(line.split())
         assert found is not None, line
@@ -71,15 +73,96 @@ def test_ending_verbs_are_verbs() -> None:
 def test_hint_of_a_family_is_its_verb() -> None:
     assert hint("snapshot", "lst") == "did you mean `qvm snapshot list`?"
     assert "did you mean" not in hint("snapshot", "delte")
+    assert hint("snapshot", "foo").startswith("`qvm snapshot delete`, ")
     assert "`qvm disk list`" in hint("disk")
 
 
-def test_hint_of_turned_words_is_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a known machine; the current one is that of no machine."""
     for name, value in bare_environ(tmp_path).items():
         monkeypatch.setenv(name, value)
     write_vmrc(tmp_path / "vms/web", "web")
     registry.remember(BaseMachine(tmp_path / "vms/web", environ=os.environ))
     monkeypatch.chdir(tmp_path)
+    return tmp_path / "vms/web"
+
+
+@pytest.mark.parametrize(
+    ("typed", "lines"),
+    [
+        ("rm web", ["delete web"]),
+        ("rm nosuch other", ["delete nosuch other"]),
+        ("rm -f web", ["delete web"]),
+        ("destroy web", ["delete web", "kill web"]),
+        ("halt web", ["stop web"]),
+        ("up web", ["start web"]),
+        ("up nosuch", ["start"]),
+        ("info web", ["status web"]),
+        ("shell web", ["-M web ssh", "-M web sh"]),
+        ("shell vms/web", ["-C vms/web ssh", "-C vms/web sh"]),
+        ("exec web ls -l 'a b'", ["-M web ssh ls -l 'a b'"]),
+        ("mv web mail", ["rename web mail", "move web mail"]),
+        ("cp web", ["clone web NEW"]),
+        ("cp web twin", ["clone web twin"]),
+        ("backup web", ["-M web archive"]),
+        ("save web s", ["stop --savevm s web"]),
+        ("save s", ["stop --savevm NAME"]),
+        ("resize web 3G", ["-M web disk resize NAME SIZE"]),
+        ("port web 80", ["-M web config VM_HOSTFWD=8080:80"]),
+        ("snapshot-revert web s", ["-M web snapshot restore s"]),
+        ("ls web", ["list"]),
+        ("define web", ["create NAME", "init web"]),
+    ],
+)
+def test_hint_of_another_tool_names_the_machine(web: Path, typed: str, lines: list[str]) -> None:
+    assert hint(*words.split(typed)) == "qvm calls that " + " or ".join(f"`qvm {line}`" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("fork", "clone NEW"),
+        ("cp", "clone NEW"),
+        ("man", "--help"),
+        ("load", "import FILE"),
+        ("dump", "export"),
+    ],
+)
+def test_hint_of_the_naming_is_its_line(word: str, line: str) -> None:
+    assert hint(word) == f"qvm calls that `qvm {line}`"
+
+
+@pytest.mark.parametrize("word", ["mount", "umount", "share", "convert", "enable", "cat", "exit", "push"])
+def test_word_without_a_verb_of_its_own_gets_no_guess(word: str) -> None:
+    assert hint(word) == "`qvm --help` lists the verbs"
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("config web", "`qvm -M web config` shows its settings, `qvm -M web config edit` opens its file"),
+        ("config web VM_LABELS=x", "`qvm -M web config VM_LABELS=x`"),
+        ("ssh web ls", "`qvm -M web ssh ls`"),
+        ("snapshot save web", "`qvm -M web snapshot save`"),
+        ("clone web", "`qvm clone web NEW`"),
+    ],
+)
+def test_machine_as_a_word_where_there_is_none_is_named(
+    web: Path,
+    uid: int,
+    typed: str,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert main(typed.split()) == 2
+    assert capsys.readouterr().err == f"qvm: no .vmrc in {os.getcwd()}\nhint: {line}\n"
+
+
+def test_hint_of_turned_words_is_the_line(web: Path) -> None:
     assert hint("web", "status") == "the verb comes first: `qvm status web`"
     assert hint("web", "stop", "-t", "5") == "the verb comes first: `qvm stop -t 5 web`"
     assert hint("web", "ssh", "ls", "a b") == "the verb comes first: `qvm -M web ssh ls 'a b'`"
@@ -89,19 +172,14 @@ def test_hint_of_turned_words_is_the_line(tmp_path: Path, monkeypatch: pytest.Mo
     assert hint("mail", "status") == "`qvm --help` lists the verbs"
 
 
-def test_config_of_a_machine_gets_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in bare_environ(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    write_vmrc(tmp_path / "web", "web")
-    vm = BaseMachine(tmp_path / "web", environ=os.environ)
-    registry.remember(vm)
+def test_config_of_a_machine_gets_the_option(web: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        config.show(vm, ["web"])
+        config.show(BaseMachine(web, environ=os.environ), ["web"])
     assert caught.value.hint == "that is a machine: `qvm -M web config edit` opens its file"
 
 
 @pytest.mark.parametrize(
-    ("words", "begin"),
+    ("typed", "begin"),
     [
         (["help", "start"], "usage: qvm start "),
         (["help", "snapshot", "save"], "usage: qvm snapshot save "),
@@ -111,15 +189,11 @@ def test_config_of_a_machine_gets_the_option(tmp_path: Path, monkeypatch: pytest
         (["-V"], "qvm "),
     ],
 )
-def test_help_and_version_print(words: list[str], begin: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from qvmsh.cli.main import main
-
-    assert main(words) == 0
+def test_help_and_version_print(typed: list[str], begin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(typed) == 0
     assert capsys.readouterr().out.startswith(begin)
 
 
 def test_help_of_an_unknown_verb_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    from qvmsh.cli.main import main
-
     assert main(["help", "strat"]) == 2
     assert "did you mean `qvm start`?" in capsys.readouterr().err

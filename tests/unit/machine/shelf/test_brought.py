@@ -83,6 +83,42 @@ def test_value_that_runs_or_opens_something_is_found(tmp_path: Path, name: str, 
     assert list(found(tmp_path, **{name: value})) == [name]
 
 
+UNSURE = {
+    "VM_PRE_START": "VM_PRE_START=${OLDPWD:+./run.sh}\n",
+    "VM_CDROM": 'VM_CDROM="${OLDPWD:+/etc/shadow}"\n',
+    "VM_INCLUDE": "VM_INCLUDE=${OLDPWD:+/tmp/x}\n",
+    "VM_POST_STOP": "X=${OLDPWD:+./run.sh}\nY=a$X\nVM_POST_STOP=${Y#}\n".replace("#", ""),
+    "VM_QEMU_EXTRA": "VM_LABELS=${OLDPWD:+${VM_QEMU_EXTRA:=-hda /etc/shadow}}\n",
+    "VM_QEMU_BIN": "VM_QEMU_BIN=$QEMU\n",
+    "VM_QEMU_SANDBOX": "VM_QEMU_SANDBOX=${X-auto}\nX=1\n",
+    "VM_DISKS": "VM_DISKS=~/data.raw\n",
+    "VM_ARCHIVE": "VM_ARCHIVE=$VM_MACHINE_MEM/a\nVM_ARCHIVE=$HOSTNAME\n",
+}
+
+
+@pytest.mark.parametrize("name", UNSURE)
+def test_value_that_another_environment_may_change_is_found(tmp_path: Path, name: str) -> None:
+    found(tmp_path)
+    with (tmp_path / "demo/.vmrc").open("a") as file:
+        file.write(UNSURE[name])
+    settings = layers.load(str(tmp_path / "demo"), bare_environ(tmp_path))
+    brings = {each.name: each.what for each in brought.find(settings)}
+    assert brings.pop(name).startswith("depends on the environment: ")
+    assert brings.keys() <= {"X", "Y"}
+    (tmp_path / "demo" / files.MARK).write_text(f"{name}\n")
+    settings = layers.load(str(tmp_path / "demo"), bare_environ(tmp_path, OLDPWD="/", QEMU="./x"))
+    assert not settings.is_set(name) or settings.origin(name).layer == "environment"
+    assert settings.held == {name}
+
+
+def test_value_made_of_the_packages_own_is_not_unsure(tmp_path: Path) -> None:
+    found(tmp_path)
+    with (tmp_path / "demo/.vmrc").open("a") as file:
+        file.write('VM_DISKS="$VM_MACHINE_NAME-data.qcow2"\nVM_LABELS=$USER\n')
+    settings = layers.load(str(tmp_path / "demo"), bare_environ(tmp_path))
+    assert brought.find(settings) == []
+
+
 def test_settings_of_the_user_are_not_the_packages(tmp_path: Path) -> None:
     write_vmrc(tmp_path / "demo")
     environ = bare_environ(tmp_path, VM_PRE_START="mine", VM_QEMU_BIN="/opt/qemu-system-x86_64")

@@ -78,17 +78,51 @@ def test_old_of_one_second_go_by_name() -> None:
     assert prune.old(names, dict.fromkeys(names, 7), Keep(1), NOW_S) == [names[1]]
 
 
+@pytest.mark.parametrize(
+    ("keep", "gone"),
+    [
+        (Keep(1), [*NIGHTS[:4], "2036"]),
+        (Keep(2), NIGHTS[:4]),
+        (Keep(3), NIGHTS[:3]),
+        (Keep(days=1.5), NIGHTS[:3]),
+    ],
+)
+def test_old_are_counted_from_the_one_just_saved(keep: Keep, gone: list[str]) -> None:
+    dates = DATES | {"2036": DATES[NIGHTS[-1]] + 3650 * DAY_S}  # the clock was wrong
+    assert prune.old([*NIGHTS, "2036"], dates, keep, NOW_S, saved=NIGHTS[-1]) == gone
+
+
 def entries(parents: dict[str, str | None]) -> dict[str, dict[str, Any]]:
     return {name: {"name": name, "parent": parent} for name, parent in parents.items()}
 
 
-def test_children_of_another_series_and_the_current_state_count(vm: BaseMachine) -> None:
+def spared(
+    vm: BaseMachine, going: list[str], parents: dict[str, str | None], head: str
+) -> dict[str, list[str]]:
+    dates = dict.fromkeys([*going, *(name for name in parents if name != "gone")], 1)
+    return prune.spare(going, dates, Catalogue(vm, entries(parents), head))
+
+
+def test_a_named_child_and_the_current_state_keep_an_old_one(vm: BaseMachine) -> None:
     a, b, c, d, _ = NIGHTS
-    known = Catalogue(vm, entries({a: None, b: a, c: b, d: c, "mine": b, "gone": a}), c)
-    dates = dict.fromkeys((a, b, c, d, "mine"), 1)
-    assert prune.children(a, dates, known) == []
-    assert prune.children(b, dates, known) == ["mine"]
-    assert prune.children(c, dates, known) == [HERE]
+    tree = {a: None, b: a, c: b, d: c, "mine": b, "gone": a}
+    assert spared(vm, [a, b, c], tree, c) == {b: ["mine"], c: [HERE]}
+
+
+def test_a_snapshot_of_another_series_only_continues_it(vm: BaseMachine) -> None:
+    a, b, c, *_ = NIGHTS
+    one, two, three = (f"2026-11-2{day}T04-00-00-hourly" for day in range(3))
+    tree = {a: None, one: a, b: one, two: b, c: two, three: c}
+    assert spared(vm, [a, b], tree, three) == {}
+    assert spared(vm, [one, two], tree, three) == {}
+
+
+def test_several_branches_keep_an_old_one_while_they_stay(vm: BaseMachine) -> None:
+    a, b, c, d, _ = NIGHTS
+    hour = "2026-11-20T04-00-00-hourly"
+    assert spared(vm, [a], {a: None, hour: a, b: a}, b) == {a: [hour, b]}
+    assert spared(vm, [a, b, c], {a: None, b: a, c: a, d: c}, d) == {}  # b goes, so a is no fork any more
+    assert spared(vm, [a, b], {a: None, b: a, hour: b, c: a, d: c}, d) == {a: [hour, c]}
 
 
 def test_keep_of_none_is_refused() -> None:

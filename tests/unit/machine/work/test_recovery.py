@@ -24,14 +24,18 @@ def test_table_names_a_module_that_fits_for_each_kind(kind: Kind) -> None:
 
 
 def test_table_of_moves_names_modules_that_fit() -> None:
-    for name in creation_folder.MOVING.values():
-        assert [*inspect.signature(importlib.import_module(name).recover).parameters] == ["record"]
+    for name in (*creation_folder.MOVING.values(), creation_folder.COPYING):
+        assert [*inspect.signature(importlib.import_module(name).recover).parameters] == ["record", "environ"]
 
 
 @pytest.mark.parametrize("kind", MAKING)
 @pytest.mark.parametrize("phase", [Phase.BEGIN, Phase.READY])
 def test_record_of_a_creation_is_read_back(tmp_path: Path, kind: Kind, phase: Phase) -> None:
-    path, record = str(tmp_path / "0123abcd"), Record(kind, phase, folder="/home/guido/.demo.part-0123abcd")
+    path = str(tmp_path / "0123abcd")
+    record = Record(
+        kind, phase, folder="/home/guido/.demo.part-0123abcd", directory="/home/guido/demo",
+        source="/vm/demo", uuid="5:7",
+    )  # fmt: skip
     journal.write_creation(path, record)
     assert journal.read_creation(path) == record
 

@@ -1,0 +1,259 @@
+"""The settings that name files, and a `.vmrc` that means the same files from another place.
+
+    named(vm)                                     # [("VM_DISKS", "data.qcow2"), ("VM_CDROM", "/isos/a.iso")]
+    relocatable(vm, Shift("/vm/web", "/big/web"), text, "move")
+
+In a `.vmrc` that names the machine's own directory by its whole path, `$VM_HOME` takes the place of that: it
+means the same before the directory is moved and after, so the file can be written at any time before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from qvmsh.config import files, layers
+from qvmsh.config.evaluation import evaluate
+from qvmsh.config.grammar import parse
+from qvmsh.config.settings import ENVIRONMENT
+from qvmsh.config.syntax import NAME_CHARS, Expansion
+from qvmsh.errors import StateError
+from qvmsh.machine.restore.new_identity import WORDS
+from qvmsh.machine.shelf.shift import INSIDE, OTHER, SAME
+from qvmsh.machine.storage import supplies
+from qvmsh.qemu import drives as qemu_drives
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qvmsh.config.settings import Settings
+    from qvmsh.config.syntax import Assignment, Part
+    from qvmsh.machine.machine import BaseMachine
+    from qvmsh.machine.shelf.shift import Shift
+
+PATHS = ("VM_ARCHIVE", "VM_CDROM", "VM_ERRLOG", "VM_INITRD", "VM_KERNEL", "VM_LOG", "VM_SSH_IDENTITY")
+"""The variables that are a path, seen from the machine's directory; VM_INCLUDE is seen from its file."""
+PROGRAMS = ("VM_QEMU_BIN", "VM_QEMU_IMG", "VM_PRE_START", "VM_POST_STOP")
+"""The variables whose first word may be such a path."""
+OF_THE_GUEST = ("VM_APPEND",)
+"""The variables whose paths are not the host's."""
+HOME = "VM_HOME"
+_BEFORE, _AFTER = r"(?<![\w.~/+@%\-])", r"(?![\w.~+@%\-])"
+"""What is not beside a path: it would be part of a longer one."""
+
+
+def named(vm: BaseMachine) -> list[tuple[str, str]]:
+    """Variable and path, as it is written, of each file that the settings name, but for VM_INCLUDE."""
+    settings = vm.settings
+    found = [(name, settings.text(name)) for name in PATHS]
+    found += [(name, word) for name in PROGRAMS for word in settings.words(name)[:1] if "/" in word]
+    found += [("VM_DISKS", each.name) for each in supplies.additional_disks(vm)]
+    for variable in WORDS:
+        found += [(variable, each.file) for each in qemu_drives.drives(settings.words(variable))]
+    return [(name, path) for name, path in found if path and "://" not in path]
+
+
+def relocatable(vm: BaseMachine, shift: Shift, text: str, verb: str) -> str:
+    """The `.vmrc` so that it means the same files here and where the directory will be.
+
+    Args:
+        text: the `.vmrc` that counts; perhaps not the one on the disk.
+        verb: for the errors: `move`.
+
+    Raises:
+        StateError: a setting would mean another file there, and cannot be rewritten.
+    """
+    if shift.is_still:
+        return text
+    spelled = _spelled(vm.with_vmrc(text), shift, verb)
+    before = layers.load(vm.directory, vm.environ, text=text)
+    text = _literal(text, spelled)
+    for _ in range(len(before.names()) + 1):
+        wrong = _different(
+            before, layers.load(vm.directory, vm.environ, text=text, place=shift.target), spelled
+        )
+        if wrong is None:
+            return text
+        name, settings = wrong
+        frozen = _frozen(text, name, settings, vm, spelled)
+        if frozen in (None, text):
+            raise _refusal(vm, verb, name, settings.origin(name).place[0], before[name])
+        text = frozen or text
+    raise StateError(f"cannot {verb}: the paths in .vmrc cannot be rewritten", machine=vm.name)
+
+
+def between(text: str, source: str, target: str) -> str:
+    """A setting's value, with another path for the machine's directory."""
+    return re.sub(f"{_BEFORE}{re.escape(source)}{_AFTER}", lambda _: target, text)
+
+
+class _Spelled:
+    """The ways in which the directory's path is written in the settings.
+
+    Args:
+        shift: the directory, and where it will be.
+    """
+
+    def __init__(self, shift: Shift) -> None:
+        self._own = {shift.source, shift.real}
+        self._more: dict[str, set[str]] = {}
+        self.target = shift.target
+
+    def add(self, name: str, text: str) -> None:
+        """One more way, in one variable."""
+        self._more.setdefault(name, set()).add(text)
+
+    def lacks(self, name: str, text: str) -> bool:
+        """True if a path needs one more way: it has none yet, or leads out of the directory and back."""
+        return os.pardir in text.split("/") or not self.pattern(name).search(text)
+
+    def pattern(self, name: str) -> re.Pattern[str]:
+        """What is replaced in the value of a variable."""
+        if name in OF_THE_GUEST:
+            return re.compile(r"(?!)")
+        ways = sorted(self._own | self._more.get(name, set()), key=len, reverse=True)
+        return re.compile(f"{_BEFORE}(?:{'|'.join(map(re.escape, ways))}){_AFTER}")
+
+
+def _spelled(vm: BaseMachine, shift: Shift, verb: str) -> _Spelled:
+    """How the settings name the directory.
+
+    StateError: one of them would mean another file from the new place.
+    """
+    found, settings = _Spelled(shift), vm.settings
+    for name, text in named(vm):
+        path = settings.located(text) if text.startswith("~") else text
+        verdict = shift.verdict(vm.directory, path)
+        if verdict == OTHER:
+            raise other_file(vm, verb, name, text, os.path.join(vm.directory, path))
+        if verdict == INSIDE and found.lacks(name, text):
+            found.add(name, _prefix(vm, verb, name, text, shift))
+    for file, text in _includes(settings):
+        path = settings.located(text) if text.startswith("~") else text
+        folder = os.path.dirname(file)
+        verdict = SAME if shift.inside(file) is None else shift.verdict(folder, path)
+        if verdict == OTHER:
+            raise other_file(vm, verb, "VM_INCLUDE", text, os.path.join(folder, path))
+        if verdict == INSIDE and file != vm.files.vmrc:
+            raise _refusal(vm, verb, "VM_INCLUDE", file, text)
+        if verdict == INSIDE and found.lacks("VM_INCLUDE", text):
+            found.add("VM_INCLUDE", _prefix(vm, verb, "VM_INCLUDE", text, shift))
+    return found
+
+
+def other_file(vm: BaseMachine, verb: str, name: str, text: str, path: str) -> StateError:
+    """The error for a path that would mean another file from the new place.
+
+    Args:
+        name: what names it.
+        text: as it is written.
+        path: the file that it means, absolute.
+    """
+    return StateError(
+        f"cannot {verb}: {name} names {text}, which would be another file there", machine=vm.name,
+        hint=f"name it by its whole path first: {os.path.realpath(path)}",
+    )  # fmt: skip
+
+
+def _refusal(vm: BaseMachine, verb: str, name: str, file: str, text: str) -> StateError:
+    shown = " ".join(text.split())
+    return StateError(
+        f"cannot {verb}: {name} of {file} names a file in the machine's directory by its whole path: {shown}",
+        machine=vm.name, hint=f"write ${HOME} instead of {vm.directory} there first",
+    )  # fmt: skip
+
+
+def _prefix(vm: BaseMachine, verb: str, name: str, text: str, shift: Shift) -> str:
+    """The beginning of a path that is the directory itself, in another spelling.
+
+    StateError: there is none; a link leads there.
+    """
+    parts = text.split("/")
+    for count in range(len(parts), 0, -1):
+        prefix = "/".join(parts[:count])
+        if prefix and os.path.realpath(vm.settings.located(prefix)) == shift.real:
+            return prefix
+    raise _refusal(vm, verb, name, ".vmrc", text)
+
+
+def _includes(settings: Settings) -> Iterator[tuple[str, str]]:
+    """File and value of each VM_INCLUDE in the machine's own files."""
+    for source in settings.sources:
+        found: list[str] = []
+
+        def assigned(name: str, value: str, _line: int, _column: int, found: list[str] = found) -> None:
+            if name == "VM_INCLUDE" and value:
+                found.append(value)
+
+        values = {name: settings[name] for name in settings} | {HOME: settings.directory}
+        evaluate(parse(source.text, source.path), values | {"PWD": settings.directory}, assigned=assigned)
+        yield from ((source.path, value) for value in found)
+
+
+# Writing
+
+
+def _literal(text: str, spelled: _Spelled) -> str:
+    """`text` with `$VM_HOME` in each assignment that has the directory's path literally."""
+    for row in reversed(parse(text, files.VMRC).assignments):
+        pattern = spelled.pattern(row.name)
+        parts = _joined(row.parts)
+        if any(isinstance(part, str) and pattern.search(part) for part in parts):
+            text = _with(text, row, parts, pattern) or text
+    return text
+
+
+def _joined(parts: list[Part]) -> list[Part]:
+    """The parts of a value, with one text where several are beside each other."""
+    found: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and found and isinstance(found[-1], str):
+            found[-1] += part
+        else:
+            found.append(part)
+    return found
+
+
+def _with(text: str, row: Assignment, parts: list[Part], pattern: re.Pattern[str]) -> str | None:
+    """`text` with another value of an assignment, in double quotes; None if it cannot be written so."""
+    value = ""
+    for part in parts:
+        if isinstance(part, str):
+            at = 0
+            for match in pattern.finditer(part):
+                after = part[match.end() : match.end() + 1]
+                value += _quoted(part[at : match.start()])
+                value += f"${{{HOME}}}" if after in NAME_CHARS and after else f"${HOME}"
+                at = match.end()
+            value += _quoted(part[at:])
+        elif isinstance(part, Expansion) and not part.operator:
+            value += f"${{{part.name}}}"
+        else:
+            return None
+    return f'{text[: row.start]}"{value}"{text[row.end :]}'
+
+
+def _quoted(text: str) -> str:
+    """`text` inside of double quotes."""
+    return re.sub(r'([\\"$`])', r"\\\1", text)
+
+
+def _different(before: Settings, after: Settings, spelled: _Spelled) -> tuple[str, Settings] | None:
+    """A variable whose value would not be what it is now, but for the directory; None if there is none."""
+    for name in before.names():
+        if before.origin(name).layer == ENVIRONMENT or name in OF_THE_GUEST:
+            continue
+        wanted = spelled.pattern(name).sub(lambda _: spelled.target, before[name])
+        if name not in after or after[name] != wanted:
+            return name, before
+    return None
+
+
+def _frozen(text: str, name: str, settings: Settings, vm: BaseMachine, spelled: _Spelled) -> str | None:
+    """`text` with a variable's value instead of what that is made of; None if it is set in another file."""
+    origin = settings.origin(name)
+    if origin.file != vm.files.vmrc:
+        return None
+    rows = [row for row in parse(text, files.VMRC).assignments if row.name == name]
+    return _with(text, rows[-1], [settings[name]], spelled.pattern(name)) if rows else None

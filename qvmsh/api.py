@@ -184,7 +184,7 @@ class Machine(machine.BaseMachine):
         if seen.is_live:
             pid, note = state.require(self, seen, "use it", state.RUNNING, state.STARTING)
             timeout_s = readiness.attempt_seconds(self, pid, ssh_attempts)
-            if state.has_ssh(self, note):
+            if readiness.is_awaited(self, note):
                 readiness.wait(self, pid, note, timeout_s=timeout_s)
             yield self
             return

@@ -152,12 +152,18 @@ def look(
         return _report(vm, broken, None, is_quiet)
     seen = state.observe(vm, ask)
     ssh: bool | None = None
-    is_asked = has_ssh_check and seen.kind == state.RUNNING and not seen.detail
-    if is_asked and seen.note and state.has_ssh(vm, seen.note) and _may_log_in(vm):
-        from qvmsh.machine.guest import ssh as guest
+    if has_ssh_check and seen.kind == state.RUNNING and not seen.detail and seen.note:
+        sign = state.ready_sign(vm, seen.note)
+        why = ""
+        if sign == "ssh" and _may_log_in(vm):
+            from qvmsh.machine.guest import ssh as guest
 
-        ssh, why = guest.answers(vm, seen.note, timeout_s=SSH_S)
-        if not ssh:
+            ssh, why = guest.answers(vm, seen.note, timeout_s=SSH_S)
+        elif sign not in ("ssh", "none"):
+            from qvmsh.machine.guest import signs
+
+            why = signs.refusal(vm, seen.note, sign)
+        if why:
             by = locks.working(vm.files.wait_lock)
             seen.detail = why
             if by:

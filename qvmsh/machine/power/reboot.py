@@ -6,7 +6,7 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, StateError
 from qvmsh.machine import crash, log, state
-from qvmsh.machine.guest import readiness
+from qvmsh.machine.guest import readiness, signs
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power.stop import AGENT_S, POWEROFF, Ladder, require_live
@@ -44,6 +44,7 @@ def reboot(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, floa
             if seen.kind in RESET_HELPS:
                 error.hint = f"{error.hint}; `--force` resets it" if error.hint else "`--force` resets it"
             raise error
+        signs.begin_anew(vm, note)
         ladder = Ladder(vm, pid, note, timeout_s)
         with ladder.handle, conversation.session(vm, note) as qemu, qemu.listen("RESET") as events:
             try:
@@ -58,9 +59,7 @@ def reboot(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, floa
                     machine=vm.name,
                     hint="`qvm start`",
                 ) from None
-    if state.has_ssh(vm, note):
-        with readiness.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
-            readiness.wait(vm, pid, note, timeout_s=readiness.attempt_seconds(vm, pid))
+    readiness.await_guest(vm, "reboot", pid, note, is_boot=True)
     log.note(vm, f"rebooted by {how}")
     return how, time.monotonic() - began
 

@@ -202,8 +202,7 @@ def here() -> str:
     groups: dict[str, list[str]] = {}
     for verb, (module, function) in sorted(functions().items()):
         word, mark, second = verb.partition(" ")
-        if keyword.iskeyword(word):
-            word = function.__name__
+        word = word if mark else function.__name__  # as in a session
         if word in taken or not word.isidentifier():
             continue
         if "vm" in inspect.signature(function).parameters:

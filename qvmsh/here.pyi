@@ -21,6 +21,8 @@ settings: Settings
 guest: Any
 local: Any
 sh: Any
+succeed = vm.succeed
+fail = vm.fail
 allow = vm.allow
 archive = vm.archive
 clone = vm.clone
@@ -33,6 +35,7 @@ delete = vm.delete
 doctor = vm.doctor
 dryrun = vm.dryrun
 env = vm.env
+execute = vm.execute
 export = vm.export
 import_package = _import_package
 init = vm.init

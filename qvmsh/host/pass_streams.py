@@ -63,15 +63,8 @@ def run(
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with ExitStack() as stack:
-        if tty and os.isatty(stdin):
-            with suppress(termios.error):
-                termios.tcdrain(stdin)  # in the background this stops us, as it does ssh
-            sink, theirs = os.openpty()
-            termios.tcsetattr(theirs, termios.TCSANOW, termios.tcgetattr(stdin))
-            _resize(stdin, sink)
-        else:
-            tty = False
-            theirs, sink = os.pipe()
+        tty = tty and os.isatty(stdin)
+        theirs, sink = _terminal_like(stdin) if tty else os.pipe()
         with suppress(OSError):  # another account's terminal
             if os.isatty(stdin):  # opened again: O_NONBLOCK must not hold for the other readers
                 flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -104,6 +97,16 @@ def run(
             raise
         status = child.wait()
     return 128 - status if status < 0 else status
+
+
+def _terminal_like(stdin: int) -> tuple[int, int]:
+    """A terminal in the mode and the size of the caller's; the program's end of it, and ours."""
+    with suppress(termios.error):
+        termios.tcdrain(stdin)  # in the background this stops us, as it does ssh
+    sink, theirs = os.openpty()
+    termios.tcsetattr(theirs, termios.TCSANOW, termios.tcgetattr(stdin))
+    _resize(stdin, sink)
+    return theirs, sink
 
 
 class _Flow:

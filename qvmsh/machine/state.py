@@ -401,23 +401,6 @@ def _way_on(seen: Observation, required: str) -> str | None:
     return None if seen.is_live else "`qvm start` starts it"
 
 
-def ready_sign(vm: BaseMachine, note: LaunchRecord) -> str:
-    """What says that the guest is ready: `ssh`, `agent`, `console:REGEX`, or `none`: as soon as QEMU runs."""
-    try:
-        now = vm.settings.text("VM_READY")
-    except ConfigError:  # the files were changed meanwhile
-        now = ""
-    if "none" in (note.ready, now):
-        return "none"
-    sign = note.ready or now or "ssh"
-    return "none" if sign == "ssh" and not note.ssh_port else sign
-
-
-def has_ssh(vm: BaseMachine, note: LaunchRecord) -> bool:
-    """True if the guest is ready once its ssh answers: then it may be asked by ssh, too."""
-    return ready_sign(vm, note) == "ssh"
-
-
 def has_ended(vm: BaseMachine, error: QmpError) -> bool:
     """True if the failure is due to QEMU's end; its monitor closes before its process ends."""
     if error.error_class is not None:  # its own refusal

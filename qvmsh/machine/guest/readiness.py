@@ -13,7 +13,7 @@ import time
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import DeadlineError, LaunchError, QvmError
 from qvmsh.host import locks, process
-from qvmsh.machine import crash, launch_record, paths, state
+from qvmsh.machine import crash, launch_record, paths, ready_sign, state
 from qvmsh.machine.guest import serial, signs
 
 TYPE_CHECKING = False
@@ -84,12 +84,12 @@ def await_guest(
 
 def is_awaited(vm: BaseMachine, note: LaunchRecord, *, is_boot: bool = True) -> bool:
     """True if something in the guest says when it is ready; a console does so only when the guest boots."""
-    kind = state.ready_sign(vm, note).partition(":")[0]
+    kind = ready_sign.of(vm, note).partition(":")[0]
     return kind in ("ssh", "agent") or (kind == "console" and is_boot)
 
 
 def _sign(vm: BaseMachine, note: LaunchRecord) -> signs.Ssh | signs.Agent | signs.Console:
-    return signs.KINDS[state.ready_sign(vm, note).partition(":")[0]](vm, note)
+    return signs.KINDS[ready_sign.of(vm, note).partition(":")[0]](vm, note)
 
 
 def wait(vm: BaseMachine, pid: int, note: LaunchRecord, *, timeout_s: float) -> float:

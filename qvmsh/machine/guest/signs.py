@@ -16,7 +16,7 @@ import time
 from qvmsh.errors import QmpError
 from qvmsh.host import files as host_files
 from qvmsh.host import logfiles, process, ssh_connection, sshd
-from qvmsh.machine import launch_record, state
+from qvmsh.machine import launch_record, ready_sign
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qga, qmp
 
@@ -152,7 +152,7 @@ class Console:
     def __init__(self, vm: BaseMachine, note: LaunchRecord) -> None:
         self._vm = vm
         self._note = note
-        self._pattern = pattern_of(state.ready_sign(vm, note))
+        self._pattern = pattern_of(ready_sign.of(vm, note))
         self.waited_for = f"`{self._pattern.pattern}` on the console"
         self.late = f"the serial console did not show `{self._pattern.pattern}`"
 

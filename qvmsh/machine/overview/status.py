@@ -153,7 +153,9 @@ def look(
     seen = state.observe(vm, ask)
     ssh: bool | None = None
     if has_ssh_check and seen.kind == state.RUNNING and not seen.detail and seen.note:
-        sign = state.ready_sign(vm, seen.note)
+        from qvmsh.machine import ready_sign
+
+        sign = ready_sign.of(vm, seen.note)
         why = ""
         if sign == "ssh" and _may_log_in(vm):
             from qvmsh.machine.guest import ssh as guest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, StateError
-from qvmsh.machine import crash, log, state
+from qvmsh.machine import crash, log, ready_sign, state
 from qvmsh.machine.guest import readiness, signs
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
@@ -120,7 +120,7 @@ def _ask(ladder: Ladder) -> str:
         ladder.tried.append("guest agent: no answer")
     except QmpError as error:
         ladder.tried.append(f"guest agent: {error.what}")
-    sign = state.ready_sign(ladder.vm, ladder.note).partition(":")[0]
+    sign = ready_sign.of(ladder.vm, ladder.note).partition(":")[0]
     if sign not in ("ssh", "console"):
         return ""
     ask, script = (ladder.ask_ssh, REBOOT) if sign == "ssh" else (ladder.ask_console, REBOOT_ON_CONSOLE)

@@ -14,7 +14,7 @@ class Started(Report):
     """Result of `start`: `ready` is False after `--no-wait`; `seconds` until the guest was.
 
     Args:
-        sign: what says that the guest is ready (`state.ready_sign`).
+        sign: what says that the guest is ready (`ready_sign.of`).
         renewed: what is new in the guest of a clone.
     """
 

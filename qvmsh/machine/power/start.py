@@ -10,7 +10,7 @@ import time
 
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, tty_mode
-from qvmsh.machine import crash, handover, identity, log, registry, state
+from qvmsh.machine import crash, handover, identity, log, ready_sign, registry
 from qvmsh.machine import programs as tools
 from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
@@ -56,8 +56,8 @@ def start(
         log.note(vm, f"started, pid {qemu.pid}" + (f"; {qemu.attach} shows it" if qemu.attach else ""))
         registry.remember(vm)
         logout.warn(vm.io, vm.name)
-        sign = state.ready_sign(vm, qemu.note)
-        has_ssh = state.has_ssh(vm, qemu.note)
+        sign = ready_sign.of(vm, qemu.note)
+        has_ssh = ready_sign.is_ssh(vm, qemu.note)
         timeout_s = ready.attempt_seconds(vm, qemu.pid, ssh_attempts)
         seconds = _wait(vm, qemu, timeout_s, is_boot=not request.loadvm) if is_waiting else 0.0
         clock = put_clock_right(vm, qemu.note) if request.loadvm and is_waiting else ""

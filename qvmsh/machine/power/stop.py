@@ -14,7 +14,7 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh_connection, sshd
-from qvmsh.machine import crash, journal, log, snapshot_names, state
+from qvmsh.machine import crash, journal, log, ready_sign, snapshot_names, state
 from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
@@ -83,7 +83,7 @@ class Ladder:
             ("console", self.ask_console, 0.5),
             ("ACPI power button", self._press_button, 1.0),
         ]
-        sign = state.ready_sign(self.vm, self.note)
+        sign = ready_sign.of(self.vm, self.note)
         missing = {name for name in ("ssh", "console") if not sign.startswith(name)}
         if os.path.isdir(self.note.runtime) and not os.path.lexists(self.note.socket("qga")):
             missing.add("guest agent")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, StateError
-from qvmsh.machine import log, state
+from qvmsh.machine import log, ready_sign, state
 from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
@@ -60,7 +60,7 @@ def _answers_again(vm: BaseMachine, pid: int, note: LaunchRecord, timeout_s: flo
     """Wait for the guest; False if nothing in it says when it answers."""
     try:
         is_ready = readiness.await_guest(vm, "wakeup", pid, note, timeout_s)
-        if is_ready and state.has_ssh(vm, note):
+        if is_ready and ready_sign.is_ssh(vm, note):
             sleep.refresh(guest.link(vm, note))
     except DeadlineError as error:
         error.what = "the guest is awake, but " + error.what.replace("the guest did", "did")

@@ -153,7 +153,7 @@ def lay_out(
     made = BaseMachine(folder, io=reader.io, environ=environ)
     moved = _disks(made, reader, archive, point, laid.notes)
     laid.notes = on_disks(made, laid.notes)
-    _left_out(folder, archive, point, laid.notes)  # last: nothing is written through its links
+    _left_out(reader, laid.notes)  # last: nothing is written through its links
     _rewrite_snapshots(made, archive, moved, before, final or folder)
     made.settings  # noqa: B018  # what we wrote must be right
     if (
@@ -189,12 +189,14 @@ def _values(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
     return {each: settings[each] for each in settings}
 
 
-def _left_out(folder: str, archive: Archive, point: Point, notes: list[str]) -> None:
+def _left_out(reader: Reader, notes: list[str]) -> None:
     """Report what is not in the archive; what a guest only reads is used in place, if it still exists."""
-    for part in point.parts:
+    archive, folder = reader.archive, reader.work
+    where = "copied" if reader.is_taking else "in the archive"
+    for part in reader.point.parts:
         if not part.left_out:
             continue
-        text = f"{part.source} is not in the archive: {part.left_out}"
+        text = f"{part.source} is not {where}: {part.left_out}"
         target = os.path.join(folder, part.source)
         original = os.path.join(archive.directory, part.source)
         is_read = part.role.startswith("file") or part.left_out == READ_ONLY

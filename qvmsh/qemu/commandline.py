@@ -86,7 +86,8 @@ class Flash:
 class Network:
     """User mode networking: `model` is QEMU's device name, ports are TCP on 127.0.0.1.
 
-    `forwards`: additional rules in the form of QEMU's `hostfwd=`.
+    `forwards`: additional rules in the form of QEMU's `hostfwd=`; `ssh_guest_port`: where the guest's ssh
+    server listens.
     """
 
     model: str
@@ -94,6 +95,7 @@ class Network:
     ssh_port: int | None = None
     forwards: tuple[str, ...] = ()
     boot: int | None = None
+    ssh_guest_port: int = 22
 
 
 @dataclass(frozen=True)
@@ -366,16 +368,16 @@ def _flash(flash: Flash | None) -> list[str]:
     return argv
 
 
-def ssh_rule(port: int) -> str:
+def ssh_rule(port: int, guest_port: int) -> str:
     """The forward that leads to the guest's sshd, in the form of QEMU's `hostfwd=`."""
-    return f"tcp:127.0.0.1:{port}-:22"
+    return f"tcp:127.0.0.1:{port}-:{guest_port}"
 
 
 def _network(network: Network | None) -> list[str]:
     if network is None:
         return ["-nic", "none"]
     netdev: dict[str, object] = {"type": "user", "id": "net0"}
-    rules = [ssh_rule(network.ssh_port)] if network.ssh_port else []
+    rules = [ssh_rule(network.ssh_port, network.ssh_guest_port)] if network.ssh_port else []
     if rules or network.forwards:
         netdev["hostfwd"] = [{"str": rule} for rule in (*rules, *network.forwards)]
     device: dict[str, object] = {"driver": network.model, "netdev": "net0", "mac": network.mac, "id": "nic0"}

@@ -55,7 +55,7 @@ def link(vm: BaseMachine, note: LaunchRecord) -> ssh_connection.Link:
         alias=alias,
         is_pinned=any(_pins(vm, path, alias) for path in known),
         identities=_identities(vm, note),
-        options=settings.words("VM_SSH_OPTIONS") if settings.may_run("VM_SSH_OPTIONS") else (),
+        options=settings.ssh_options() if settings.may_run("VM_SSH_OPTIONS") else (),
     )
 
 

@@ -28,6 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qvmsh.host.ssh_watch import Watch
+
 _PIECE = 65536
 _ATOMIC = 4096
 """What a pipe takes without blocking when poll(2) reports it as writable. Source: pipe(7)."""
@@ -48,6 +50,7 @@ def run(
     tty: bool,
     host: str = "",
     timeout_s: float | None = None,
+    watch: Watch | None = None,
 ) -> int:
     """Run a program to its end; its exit status, 128 + N after signal N.
 
@@ -56,9 +59,10 @@ def run(
         tty: it gets a terminal where `stdin` is one.
         host: what ssh calls the other side.
         timeout_s: how long it may take; None: as long as it likes.
+        watch: looks whether the guest has taken the command.
 
     Raises:
-        TimeoutError: it had not ended in time; it has been ended.
+        TimeoutError: it had not ended in time, or `watch` gave up; it has been ended.
         OSError: what it wrote could not be written; the program has been ended.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -98,7 +102,7 @@ def run(
         end = os.pidfd_open(child.pid)
         stack.callback(os.close, end)
         try:
-            _pump(keys, flows, end, deadline)
+            _pump(keys, flows, end, deadline, watch)
         except BaseException:
             child.kill()
             raise
@@ -158,7 +162,9 @@ class _Flow:
         self.sink, self.data, self.is_open = -1, b"", False
 
 
-def _pump(keys: _Flow, flows: list[_Flow], end: int, deadline: float | None) -> None:
+def _pump(
+    keys: _Flow, flows: list[_Flow], end: int, deadline: float | None, watch: Watch | None
+) -> None:
     """Pass bytes until the program has ended and all that it wrote is passed.
 
     Raises:
@@ -179,10 +185,13 @@ def _pump(keys: _Flow, flows: list[_Flow], end: int, deadline: float | None) -> 
                 wanted[flow.source] = wanted.get(flow.source, 0) | select.POLLIN
         for fd, events in wanted.items():
             poll.register(fd, events)
-        if deadline is not None and not is_over:
-            left_ms = max(0, round((deadline - time.monotonic()) * 1000))
-            wait_ms = left_ms if wait_ms is None else min(wait_ms, left_ms)
+        for moment in (deadline, watch.at if watch else None):
+            if moment is not None and not is_over:
+                left_ms = max(0, round((moment - time.monotonic()) * 1000))
+                wait_ms = left_ms if wait_ms is None else min(wait_ms, left_ms)
         ready = dict(poll.poll(wait_ms))
+        if watch and end not in ready:
+            watch.look()
         if deadline is not None and not is_over and time.monotonic() >= deadline and end not in ready:
             raise TimeoutError
         if is_over and not ready and not any(flow.data for flow in flows):

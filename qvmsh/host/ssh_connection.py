@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 SERVER_ALIVE_S = 15
 HEARD_BYTES = 65536
 """How much of a guest command's output is kept; it may never end."""
+CONNECT_S = 15
+"""How long a command whose cached connection has gone may take to make one of its own."""
 FAILED = 255
 """ssh's own exit status; the guest's command may return it too, its log distinguishes them."""
 IDLE_S = 60
@@ -39,14 +41,17 @@ IDLE_S = 60
 TURN_S = 120.0
 """How long a command waits for the logins of others before its own."""
 _LOOK_S = 0.02
+_PRIVATE = re.compile(r"ssh\.p\d+-\d+")
 _OF_USER = re.compile("u[0-9a-f]{8}")
 """Folders with the connections of other accounts than the machine's."""
+_OWN_WORDS = ("debug1: ", "debug2: ", "OpenSSH_", "mux_client_request_session: read from master failed")
+"""How the lines begin that are no message for the user; the last one is logged where `ssh_watch` acts."""
 _STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
 """How ssh logs the exit status that it got from the guest; without one it logs -1 or neither."""
 
 
 class Refused(Exception):
-    """ssh could not log in; `kind`: `key`, `host key`, `connection`, `client`; the text is ssh's own."""
+    """ssh could not log in; `kind`: `key`, `host key`, `connection`, `client`, `forward`; the text is ssh's own."""
 
     def __init__(self, kind: str, words: str) -> None:
         super().__init__(words)
@@ -66,7 +71,8 @@ class Link:
         is_pinned: a host key is known, so no other is accepted.
         alias: name that the host key is pinned under, so that a new port changes nothing.
 
-    `number` is that of the cached connection; 0 is the permanent one. `is_own` is true for one that `taken`
+    `number` is that of the cached connection; 0 is the permanent one. `private` names one of a single command,
+    with options of its own (`ssh_private`). `is_own` is true for one that `taken`
     gave, unless it is shared.
     """
 
@@ -85,6 +91,7 @@ class Link:
         options: Sequence[str] = (),
     ) -> None:
         self.number = 0
+        self.private = ""
         self.is_own = False
         self.port = port
         self.user = user
@@ -98,7 +105,8 @@ class Link:
     @property
     def control(self) -> str:
         """The control socket of the cached connection."""
-        return os.path.join(self.folder, f"ssh.{self.number}" if self.number else "ssh")
+        name = self.private or (str(self.number) if self.number else "")
+        return os.path.join(self.folder, f"ssh.{name}" if name else "ssh")
 
     def _at(self, number: int) -> Link:
         """The same guest over another cached connection."""
@@ -144,9 +152,20 @@ class Link:
             rows.append(("IdentitiesOnly", "yes"))
         return rows
 
-    def arguments(self, log_level: str = "ERROR") -> list[str]:
-        """`ssh` with all options for this guest, but without its name."""
-        argv = ["ssh", "-F", "none", "-p", str(self.port), "-l", self.user, *self.options]
+    @property
+    def is_verbose(self) -> bool:
+        """The user has asked for ssh's messages, so its log is not qvm's to read."""
+        return any(word.startswith("-v") or "loglevel" in word.lower() for word in self.options)
+
+    def arguments(self, log_level: str = "ERROR", *, may_ask: bool = False) -> list[str]:
+        """`ssh` with all options for this guest, but without its name.
+
+        Args:
+            may_ask: it may ask for a password on the terminal; not even the user's options can allow that
+                where there is none.
+        """
+        argv = ["ssh", "-F", "none", "-o", f"BatchMode={'no' if may_ask else 'yes'}"]
+        argv += ["-p", str(self.port), "-l", self.user, *self.options]
         for key, value in [*self.settings(), ("LogLevel", log_level)]:
             argv += ["-o", f"{key}={value}"]
         return argv
@@ -162,8 +181,10 @@ class Link:
             log: file for ssh's own messages, for `outcome`; else they are on its standard error.
         """
         mode = ["-tt"] if tty else ["-T"] if words else []
-        words = ["-o", "BatchMode=yes", "-o", "ControlMaster=no", *mode, "--", self.host, *words]
-        # it is asked for by name: the first value that ssh reads is the one that counts
+        own = ["-o", "ControlMaster=no", "-o", f"ConnectTimeout={CONNECT_S}"]
+        if self.private:  # the master has opened the ports
+            own += ["-o", "ClearAllForwardings=yes"]
+        words = [*own, *mode, "--", self.host, *words]
         return [*self.arguments("DEBUG2" if log else "ERROR"), *(["-E", log] if log else []), *words]
 
     def run(self, script: str, *, timeout_s: float) -> CompletedProcess[str]:
@@ -209,7 +230,7 @@ class Link:
             if not is_ours:
                 raise Refused("connection", "another login is still in progress")
             if not self.is_open():
-                self._log_in(interactive=interactive, timeout_s=timeout_s)
+                self.log_in(interactive=interactive, timeout_s=timeout_s)
 
     @contextmanager
     def _turn(self, deadline: float) -> Iterator[bool]:
@@ -255,7 +276,7 @@ class Link:
             with self._turn(0.0) as is_ours:
                 if is_ours and not found.is_open():
                     try:
-                        found._log_in(interactive=interactive and not found.number, timeout_s=timeout_s)
+                        found.log_in(interactive=interactive and not found.number, timeout_s=timeout_s)
                     except Refused:
                         if not found.number or not self.is_open():
                             raise
@@ -291,7 +312,7 @@ class Link:
         first = [0] if os.path.lexists(self._at(0).control) else []
         return first + [int(name) for name in names if name.isdigit()]
 
-    def _log_in(self, *, interactive: bool, timeout_s: float) -> None:
+    def log_in(self, *, interactive: bool, timeout_s: float) -> None:
         import subprocess
 
         for path in (self.control, self.log):
@@ -299,11 +320,10 @@ class Link:
                 os.unlink(path)
             except FileNotFoundError:
                 pass
-        argv = self.arguments()
-        argv += ["-o", f"BatchMode={'no' if interactive else 'yes'}"]
+        argv = self.arguments(may_ask=interactive)
         argv += ["-o", f"ConnectTimeout={max(1, int(timeout_s))}", "-o", "ControlMaster=yes"]
         # -f detaches after the login; its messages go to a file, since it would hold a pipe open
-        keep = str(IDLE_S) if self.number else "yes"
+        keep = str(IDLE_S) if self.number or self.private else "yes"
         argv += ["-o", f"ControlPersist={keep}", "-E", self.log, "-N", "-f", "--", self.host]
         try:
             done = subprocess.run(
@@ -329,7 +349,12 @@ class Link:
         for folder in (self.folder, *(os.path.join(self.folder, each) for each in names)):
             twin.folder = folder
             for number in twin._numbers():
-                twin._at(number)._end()
+                twin._at(number).end()
+            for name in os.listdir(folder):
+                if _PRIVATE.fullmatch(name):
+                    twin.private = name.removeprefix("ssh.")
+                    twin.end()
+            twin.private = ""
 
     @contextmanager
     def ended_by_failure(self) -> Iterator[None]:
@@ -342,10 +367,10 @@ class Link:
             yield
         except BaseException:
             if self.is_own:
-                self._end()
+                self.end()
             raise
 
-    def _end(self) -> None:
+    def end(self) -> None:
         import contextlib
         import subprocess
 
@@ -368,13 +393,12 @@ class Link:
             status: ssh's.
         """
         lines = self.words_in(log).splitlines()
-        is_verbose = any(word.startswith("-v") or "loglevel" in word.lower() for word in self.options)
-        if is_verbose:  # the user asked for it: the best that is known without qvm's log
+        if self.is_verbose:  # the best that is known without qvm's log
             is_known = status != FAILED or self.is_open()
         else:
             said = [line for line in lines if line.startswith(_STATUS) and not line.endswith(" -1")]
             is_known = status != FAILED or bool(said)
-            lines = [line for line in lines if not line.startswith(("debug1: ", "debug2: ", "OpenSSH_"))]
+            lines = [line for line in lines if not line.startswith(_OWN_WORDS)]
         return status if is_known else None, "\n".join(lines).strip()
 
     def words_in(self, log: str) -> str:
@@ -436,6 +460,8 @@ def reason(words: str) -> Refused:
         return Refused("host key", words)
     if "Permission denied" in words or "Too many authentication failures" in words:
         return Refused("key", words)
+    if "Could not request local forwarding" in words or "remote port forwarding failed" in words:
+        return Refused("forward", words)
     if "Bad configuration option" in words or "unknown option" in words or "usage: ssh" in words:
         return Refused("client", words)
     return Refused("connection", words)

@@ -17,7 +17,7 @@ from qvmsh.machine import identity, programs, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
@@ -54,7 +54,7 @@ def link(vm: BaseMachine, note: LaunchRecord) -> ssh_connection.Link:
         known_hosts=known,
         alias=alias,
         is_pinned=any(_pins(vm, path, alias) for path in known),
-        identities=_identities(vm, note),
+        identities=identities(vm, note),
         options=settings.ssh_options() if settings.may_run("VM_SSH_OPTIONS") else (),
     )
 
@@ -85,7 +85,7 @@ def _pins(vm: BaseMachine, path: str, alias: str) -> bool:
     )
 
 
-def _identities(vm: BaseMachine, note: LaunchRecord) -> list[str]:
+def identities(vm: BaseMachine, note: LaunchRecord) -> list[str]:
     """Private keys to try: VM_SSH_IDENTITY, else those of VM_MACHINE_OWNER if it is another account."""
     import pwd
 
@@ -120,16 +120,31 @@ def connect(
 
 @contextlib.contextmanager
 def taken(
-    vm: BaseMachine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S
+    vm: BaseMachine,
+    what: str,
+    *,
+    interactive: bool,
+    timeout_s: float = LOG_IN_S,
+    options: Sequence[str] = (),
 ) -> Iterator[ssh_connection.Link]:
     """The guest's ssh with a cached connection that no other command uses until the block ends.
 
+    Args:
+        options: words for ssh; with them it is a connection that ends with the block.
+
     Raises:
+        UsageError: ssh does not take these options.
         ConfigError, StateError, GuestUnreachableError: as for `connect`.
     """
     found = _of_running(vm, what)
     try:
-        with found.taken(interactive=interactive, timeout_s=timeout_s) as own:
+        if options:
+            from qvmsh.machine.guest import ssh_private
+
+            opened = ssh_private.opened(vm, found, options, interactive=interactive, timeout_s=timeout_s)
+        else:
+            opened = found.taken(interactive=interactive, timeout_s=timeout_s)
+        with opened as own:
             yield own
     except ssh_connection.Refused as refused:
         raise refusal(vm, found, refused) from None
@@ -164,6 +179,13 @@ def refusal(
             details=[line.partition(" (")[0] for line in words[-1:]],  # without the ways in that it offers
             hint="VM_SSH_IDENTITY names the key, VM_MACHINE_USER the account; the guest's "
             "~/.ssh/authorized_keys must hold its public half (`qvm console` logs in without ssh)",
+        )
+    if refused.kind == "forward":
+        return GuestUnreachableError(
+            "ssh cannot forward a port, so nothing was run",
+            machine=vm.name,
+            details=[line.rstrip(".") for line in words[-3:]],
+            hint="another program may use that port: choose another one",
         )
     return GuestUnreachableError(
         f"the guest does not answer ssh at {found.host}:{found.port}",

@@ -12,7 +12,8 @@ import time
 
 from qvmsh.errors import CommandError, DeadlineError, GuestUnreachableError, QvmError
 from qvmsh.host import files as host_files
-from qvmsh.host import ssh_connection
+from qvmsh.host import ssh_connection, ssh_watch
+from qvmsh.host.ssh_watch import Silent, Watch
 from qvmsh.io import isatty, unwritable
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest import wish as wishes
@@ -41,6 +42,7 @@ def shell(
     timeout_s: float | None = None,
     data: str | bytes | None = None,
     is_checked: bool = True,
+    options: Sequence[str] = (),
 ) -> Result:
     """Run `words` (none: a login shell) in the guest's shell.
 
@@ -49,8 +51,10 @@ def shell(
     Args:
         timeout_s, data, is_checked: for a capturing `Io`: how long it may take, what it reads, and whether
             an exit status that is not 0 is an error.
+        options: words for ssh; with them the command has a connection to itself.
 
     Raises:
+        UsageError: ssh does not take these options.
         CommandError: the command's exit status is not 0.
         GuestUnreachableError: its exit status is not known.
         DeadlineError: it has not ended.
@@ -62,7 +66,9 @@ def shell(
         )
     log_in_s = min(guest.LOG_IN_S, timeout_s or guest.LOG_IN_S)
     began = time.monotonic()
-    with guest.taken(vm, "reach the guest", interactive=is_interactive, timeout_s=log_in_s) as own:
+    with guest.taken(
+        vm, "reach the guest", interactive=is_interactive, timeout_s=log_in_s, options=options
+    ) as own:
         if vm.io.capture:
             given = data.encode(errors="surrogateescape") if isinstance(data, str) else data
             done = _capture(vm, own, words, words, timeout_s, given)
@@ -157,8 +163,11 @@ def _pass_on(
         try:
             with own.ended_by_failure():
                 status = pass_streams.run(
-                    argv, stdin=stdin, **streams, tty=tty, host=own.host, timeout_s=timeout_s
-                )
+                    argv, stdin=stdin, **streams, tty=tty, host=own.host, timeout_s=timeout_s,
+                    watch=Watch(own, log),
+                )  # fmt: skip
+        except Silent:
+            raise _silent(vm, own) from None
         except (BrokenPipeError, TimeoutError):
             raise
         except OSError as error:
@@ -227,16 +236,49 @@ def _capture(
     """
     with _log(own) as log:
         line = own.command(words, tty=False, log=log)
-        stdin = subprocess.DEVNULL if data is None else None
         try:
             with own.ended_by_failure():
-                done = subprocess.run(line, stdin=stdin, input=data, capture_output=True, timeout=timeout_s)
+                done = _communicate(line, data, timeout_s, Watch(own, log))
+        except Silent:
+            raise _silent(vm, own) from None
         except subprocess.TimeoutExpired as error:
             raise _late(vm, argv, timeout_s or 0.0, error.stdout or b"") from None
         status = 128 - done.returncode if done.returncode < 0 else done.returncode
         said = _require_known(vm, own, log, status)
     errors = done.stderr or said.encode()
     return Result.of_bytes(done.stdout, errors, argv=argv, status=status, machine=vm.name)
+
+
+def _communicate(
+    argv: Sequence[str], data: bytes | None, timeout_s: float | None, watch: Watch
+) -> subprocess.CompletedProcess[bytes]:
+    """As `subprocess.run`, with looks whether the guest has taken the command."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    stdin = subprocess.DEVNULL if data is None else subprocess.PIPE
+    with subprocess.Popen(argv, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        try:
+            while True:
+                moment = min((each for each in (deadline, watch.at) if each is not None), default=None)
+                left = None if moment is None else max(0.0, moment - time.monotonic())
+                try:
+                    out, errors = child.communicate(data, timeout=left)
+                    return subprocess.CompletedProcess(argv, child.returncode, out, errors)
+                except subprocess.TimeoutExpired:
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise
+                    watch.look()
+        except BaseException:
+            child.kill()
+            raise
+
+
+def _silent(vm: BaseMachine, own: ssh_connection.Link) -> GuestUnreachableError:
+    return GuestUnreachableError(
+        f"the guest has not taken the command within {ssh_watch.LOST_S:.0f} s; nothing was run",
+        machine=vm.name,
+        details=[f"ssh at {own.host}:{own.port} does not answer"],
+        hint="`qvm status` shows its state; its console is in .qvm/log/serial.log",
+    )
 
 
 def _late(vm: BaseMachine, argv: Sequence[str], timeout_s: float, output: bytes) -> DeadlineError:

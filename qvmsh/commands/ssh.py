@@ -8,7 +8,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Annotated
 
-    from qvmsh.machine.guest.copy_id import Copied
     from qvmsh.machine.guest.result import Result
     from qvmsh.machine.machine import BaseMachine
 
@@ -29,7 +28,7 @@ def ssh(
     timeout: Annotated[float | None, Opt(is_python=True)] = None,
     input: Annotated[str | bytes | None, Opt(is_python=True)] = None,  # as in `subprocess`
     check: Annotated[bool, Opt(is_python=True)] = True,
-) -> Result | Copied:
+) -> Result:
     """Run a command in the guest over ssh, or a login shell.
 
     All calls share cached connections. As with ssh, the words are joined by spaces and read by the

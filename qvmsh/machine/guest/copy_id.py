@@ -12,20 +12,21 @@ import os
 import subprocess
 
 from qvmsh.config.words import quote
-from qvmsh.errors import GuestUnreachableError, QmpError, QvmError, UsageError
+from qvmsh.errors import GuestUnreachableError, QmpError, QvmError, UsageError, printable
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh_connection
 from qvmsh.io import isatty
 from qvmsh.machine import programs, state
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest.result import Result
 from qvmsh.machine.guest.transports import agent, serial
 from qvmsh.machine.guest.wish import Unusable, Wish
-from qvmsh.machine.reports import Report
 from qvmsh.qemu import qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
@@ -43,21 +44,23 @@ if command -v restorecon >/dev/null 2>&1; then restorecon -F "$d" "$f"; fi
 echo added"""
 
 
-class Copied(Report):
+class Copied(Result):
     """Result of `ssh --copy-id`: `via` is the way into the guest; `added` is False if the key was there."""
 
-    __slots__ = ("added", "key", "machine", "user", "via")
+    added: bool
+    key: str
+    user: str
 
-    def __init__(self, machine: str, key: str, user: str, via: str, *, added: bool) -> None:
-        self.machine = machine
-        self.key = key
-        self.user = user
-        self.via = via
-        self.added = added
+    @classmethod
+    def of(cls, machine: str, key: str, user: str, via: str, *, added: bool) -> Self:
+        did = "was added" if added else "is there already"
+        text = printable(f"{machine}: key {key} {did} for account {user}, {_WAYS[via]}")
+        made = cls(text, via=via, machine=machine)
+        made.added, made.key, made.user = added, key, user
+        return made
 
-    def shown(self) -> list[str]:
-        did = "was added" if self.added else "is there already"
-        return [f"{self.machine}: key {self.key} {did} for account {self.user}, {_WAYS[self.via]}"]
+    def as_json(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in ("machine", "key", "user", "via", "added")}
 
 
 def copy(vm: BaseMachine, words: Sequence[str]) -> Copied:
@@ -81,7 +84,7 @@ def copy(vm: BaseMachine, words: Sequence[str]) -> Copied:
     refused = []
     for via, way in (("ssh", found.by_ssh), ("agent", found.by_agent), ("serial", found.by_console)):
         try:
-            return Copied(vm.name, shown, found.user, via, added=way())
+            return Copied.of(vm.name, shown, found.user, via, added=way())
         except Unusable as error:
             refused.append(f"{via}: {error}")
     raise GuestUnreachableError(

@@ -23,6 +23,7 @@ import time
 from contextlib import contextmanager
 
 from qvmsh.host import files, locks
+from qvmsh.host.heard import heard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
 SERVER_ALIVE_S = 15
-HEARD_BYTES = 65536
-"""How much of a guest command's output is kept; it may never end."""
 CONNECT_S = 15
 """How long a command whose cached connection has gone may take to make one of its own."""
 FAILED = 255
@@ -44,8 +43,11 @@ _LOOK_S = 0.02
 _PRIVATE = re.compile(r"ssh\.p\d+-\d+")
 _OF_USER = re.compile("u[0-9a-f]{8}")
 """Folders with the connections of other accounts than the machine's."""
-_OWN_WORDS = ("debug1: ", "debug2: ", "OpenSSH_", "mux_client_request_session: read from master failed")
-"""How the lines begin that are no message for the user; the last one is logged where `ssh_watch` acts."""
+_OWN_WORDS = (
+    "debug1: ", "debug2: ", "OpenSSH_", "mux_client_request_session: read from master failed",
+    "Authenticated to ", "Transferred: sent ", "Bytes per second: sent ",
+)  # fmt: skip
+"""How the lines begin that are no message for the user; the last are logged where the master has gone."""
 _STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
 """How ssh logs the exit status that it got from the guest; without one it logs -1 or neither."""
 
@@ -407,43 +409,6 @@ class Link:
             return files.read(log).data.decode(errors="replace").strip()
         except OSError:
             return ""
-
-
-def heard(argv: Sequence[str], *, timeout_s: float) -> CompletedProcess[str]:
-    """Run a command that a guest answers; only the beginning of its output is kept.
-
-    Raises:
-        subprocess.TimeoutExpired: it has not ended; it has been killed.
-    """
-    import selectors
-    import subprocess
-
-    deadline = time.monotonic() + timeout_s
-    kept = {"stdout": b"", "stderr": b""}
-    with (
-        subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as child,
-        selectors.DefaultSelector() as streams,
-    ):
-        try:
-            for name in kept:
-                streams.register(getattr(child, name), selectors.EVENT_READ, name)
-            while streams.get_map():
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise subprocess.TimeoutExpired(argv, timeout_s)
-                for key, _ in streams.select(left):
-                    data = os.read(key.fd, 65536)
-                    kept[key.data] = (kept[key.data] + data)[:HEARD_BYTES]
-                    if not data:
-                        streams.unregister(key.fileobj)
-            child.wait(max(0.0, deadline - time.monotonic()))
-        except BaseException:
-            child.kill()
-            raise
-    texts = (data.decode(errors="replace") for data in kept.values())
-    return subprocess.CompletedProcess(argv, child.returncode, *texts)
 
 
 def quoted(path: str) -> str:

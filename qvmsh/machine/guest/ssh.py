@@ -86,13 +86,20 @@ def _pins(vm: BaseMachine, path: str, alias: str) -> bool:
 
 
 def identities(vm: BaseMachine, note: LaunchRecord) -> list[str]:
+    """The keys of `key_files`; those in the machine's directory by its link in the runtime folder."""
+    found = []
+    for path in key_files(vm):
+        inside = os.path.relpath(path, vm.directory)
+        found.append(path if inside.startswith("..") else os.path.join(note.runtime, "dir", inside))
+    return found
+
+
+def key_files(vm: BaseMachine) -> list[str]:
     """Private keys to try: VM_SSH_IDENTITY, else those of VM_MACHINE_OWNER if it is another account."""
     import pwd
 
-    chosen = vm.settings.path("VM_SSH_IDENTITY") if vm.settings.text("VM_SSH_IDENTITY") else ""
-    if chosen:
-        inside = os.path.relpath(chosen, vm.directory)
-        return [chosen if inside.startswith("..") else os.path.join(note.runtime, "dir", inside)]
+    if vm.settings.text("VM_SSH_IDENTITY"):
+        return [vm.settings.path("VM_SSH_IDENTITY")]
     owner = pwd.getpwnam(vm.settings.text("VM_MACHINE_OWNER"))
     if owner.pw_uid == os.geteuid():
         return []  # ssh's own defaults, and the agent
@@ -110,7 +117,7 @@ def connect(
         StateError: the machine is not running, or its guest is held or sleeps: ssh would hang.
         GuestUnreachableError: it is, but ssh cannot log in; the text says why.
     """
-    found = _of_running(vm, what)
+    found = reachable(vm, what)
     try:
         found.open(interactive=interactive, timeout_s=timeout_s)
     except ssh_connection.Refused as refused:
@@ -136,7 +143,7 @@ def taken(
         UsageError: ssh does not take these options.
         ConfigError, StateError, GuestUnreachableError: as for `connect`.
     """
-    found = _of_running(vm, what)
+    found = reachable(vm, what)
     try:
         if options:
             from qvmsh.machine.guest import ssh_private
@@ -150,7 +157,8 @@ def taken(
         raise refusal(vm, found, refused) from None
 
 
-def _of_running(vm: BaseMachine, what: str) -> ssh_connection.Link:
+def reachable(vm: BaseMachine, what: str) -> ssh_connection.Link:
+    """The ssh of a machine whose guest may answer; errors as for `connect`, without a login."""
     programs.require_accepted(vm)
     awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
     return link(vm, state.require(vm, state.observe(vm), what, *awake)[1])

@@ -69,6 +69,10 @@ class disk:
     rebase = vm.disk_rebase
     resize = vm.disk_resize
     trim = vm.disk_trim
+class forward:
+    add = vm.forward_add
+    list = vm.forward_list
+    remove = vm.forward_remove
 class img:
     build = staticmethod(_img_build)
     list = staticmethod(_img_list)

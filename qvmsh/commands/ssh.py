@@ -22,9 +22,7 @@ def ssh(
     remote: Annotated[tuple[str, ...], Opt("-R", metavar="[ADDRESS:]PORT:HOST:PORT")] = (),
     dynamic: Annotated[tuple[str, ...], Opt("-D", metavar="[ADDRESS:]PORT")] = (),
     option: Annotated[tuple[str, ...], Opt("-o", metavar="KEY=VALUE")] = (),
-    copy_id: Annotated[
-        bool, Opt(excludes=("tty", "agent", "local", "remote", "dynamic", "option"))
-    ] = False,
+    copy_id: Annotated[bool, Opt(excludes=("tty", "agent", "local", "remote", "dynamic", "option"))] = False,
     timeout: Annotated[float | None, Opt(is_python=True)] = None,
     input: Annotated[str | bytes | None, Opt(is_python=True)] = None,  # as in `subprocess`
     check: Annotated[bool, Opt(is_python=True)] = True,

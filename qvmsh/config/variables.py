@@ -35,8 +35,8 @@ class Variable:
         name: with its `VM_`.
         kind: `text`, `file name`, `id`, `account`, `user`, `integer`, `memory`, `boolean`, `choice`,
             `options` (a choice, then `,property=value`), `model`, `path`, `program`, `words`,
-            `lines`, `forwards`, `ssh options`, `number`, `port`, `vnc`, `disks`, `boot order`, `clock`, `arguments`; it
-            decides how a value is checked and its type in Python.
+            `lines`, `forwards`, `ssh options`, `number`, `port`, `vnc`, `disks`, `boot order`, `clock`,
+            `arguments`; it decides how a value is checked and its type in Python.
         help: one line.
         default: value if it is not set; "" if there is none.
         group: heading on the reference page.

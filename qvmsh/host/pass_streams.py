@@ -162,9 +162,7 @@ class _Flow:
         self.sink, self.data, self.is_open = -1, b"", False
 
 
-def _pump(
-    keys: _Flow, flows: list[_Flow], end: int, deadline: float | None, watch: Watch | None
-) -> None:
+def _pump(keys: _Flow, flows: list[_Flow], end: int, deadline: float | None, watch: Watch | None) -> None:
     """Pass bytes until the program has ended and all that it wrote is passed.
 
     Raises:

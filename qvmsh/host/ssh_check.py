@@ -1,7 +1,7 @@
 """What ssh itself says of options, without connecting: `ssh -G`.
 
-    complaint(["-o", "Foo=1"])          # "Bad configuration option: foo"
-    keywords()                          # ["user", "hostname", "port", ...]
+complaint(["-o", "Foo=1"])          # "Bad configuration option: foo"
+keywords()                          # ["user", "hostname", "port", ...]
 """
 
 from __future__ import annotations

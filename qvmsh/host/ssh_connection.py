@@ -40,7 +40,7 @@ IDLE_S = 60
 TURN_S = 120.0
 """How long a command waits for the logins of others before its own."""
 _LOOK_S = 0.02
-_PRIVATE = re.compile(r"ssh\.p\d+-\d+")
+_PRIVATE = re.compile(r"ssh\.p\d+")
 _OF_USER = re.compile("u[0-9a-f]{8}")
 """Folders with the connections of other accounts than the machine's."""
 _OWN_WORDS = (
@@ -53,7 +53,10 @@ _STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
 
 
 class Refused(Exception):
-    """ssh could not log in; `kind`: `key`, `host key`, `connection`, `client`, `forward`; the text is ssh's own."""
+    """ssh could not log in; the text is ssh's own.
+
+    `kind`: `key`, `host key`, `connection`, `client`, or `forward`.
+    """
 
     def __init__(self, kind: str, words: str) -> None:
         super().__init__(words)
@@ -73,9 +76,9 @@ class Link:
         is_pinned: a host key is known, so no other is accepted.
         alias: name that the host key is pinned under, so that a new port changes nothing.
 
-    `number` is that of the cached connection; 0 is the permanent one. `private` names one of a single command,
-    with options of its own (`ssh_private`). `is_own` is true for one that `taken`
-    gave, unless it is shared.
+    `number` is that of the cached connection; 0 is the permanent one. `private` names one of a single
+    command, with options of its own (`ssh_private`). `is_own` is true for one that `taken` gave, unless it is
+    shared.
     """
 
     host = "127.0.0.1"
@@ -324,6 +327,8 @@ class Link:
                 pass
         argv = self.arguments(may_ask=interactive)
         argv += ["-o", f"ConnectTimeout={max(1, int(timeout_s))}", "-o", "ControlMaster=yes"]
+        if not self.number and not self.private:
+            argv += [f"-L{each}" for each in self.kept_forwards()]
         # -f detaches after the login; its messages go to a file, since it would hold a pipe open
         keep = str(IDLE_S) if self.number or self.private else "yes"
         argv += ["-o", f"ControlPersist={keep}", "-E", self.log, "-N", "-f", "--", self.host]
@@ -342,6 +347,14 @@ class Link:
             raise Refused("connection", f"no login within {timeout_s:.0f} s") from None
         if done.returncode or not self.is_open():
             raise reason(self.words_in(self.log))
+
+    @property
+    def forwards(self) -> str:
+        """The file with the ports that the first connection forwards, a line each as for `ssh -L`."""
+        return f"{self.control}.forwards"
+
+    def kept_forwards(self) -> list[str]:
+        return self.words_in(self.forwards).split()
 
     def close(self) -> None:
         """End the cached connections; their processes are gone when this returns."""

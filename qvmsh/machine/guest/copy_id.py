@@ -89,13 +89,12 @@ def copy(vm: BaseMachine, words: Sequence[str]) -> Copied:
             refused.append(f"{via}: {error}")
     raise GuestUnreachableError(
         "no way leads into the guest, so the key was not copied", machine=vm.name, details=refused,
-        hint="on a terminal ssh asks for a password; VM_CONSOLE_USER and VM_CONSOLE_PASSWORD_FILE are for the "
-        "console",
+        hint="on a terminal ssh asks for a password; VM_CONSOLE_USER, VM_CONSOLE_PASSWORD_FILE: the console",
     )  # fmt: skip
 
 
 class _Copying:
-    """The ways; each is true if it added the key, and raises `Unusable` if it does not lead into the guest."""
+    """The ways; each is true if it added the key, and raises `Unusable` if it does not lead in."""
 
     def __init__(self, vm: BaseMachine, pid: int, note: LaunchRecord, line: str) -> None:
         self.vm, self.pid, self.note, self.line = vm, pid, note, line
@@ -131,7 +130,9 @@ class _Copying:
         try:
             known: list[str] = []
             with contextlib.suppress(QmpError):  # no file yet
-                known = qga.ask(path, "guest-ssh-get-authorized-keys", given, timeout_s=agent.ANSWER_S)["keys"]
+                known = qga.ask(path, "guest-ssh-get-authorized-keys", given, timeout_s=agent.ANSWER_S)[
+                    "keys"
+                ]
             if any(each.split()[:2] == body for each in known):
                 return False
             given |= {"keys": [self.line]}

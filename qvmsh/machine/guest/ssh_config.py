@@ -95,7 +95,7 @@ def blocks(machines: Sequence[BaseMachine]) -> Blocks:
 def same_name(made: Host, other: str) -> UsageError:
     """Two machines that ssh could not distinguish."""
     return UsageError(
-        f"ssh-config: two machines are called {made.name}: {printable(made.directory)} and {printable(other)}",
+        f"ssh-config: two machines are called {made.name}: {printable(made.directory)}, {printable(other)}",
         hint=f"`qvm -C {words.quote(made.directory)} rename NEW` renames one",
     )
 

@@ -10,13 +10,13 @@ there for the next. What is tried for the host key is the same.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import threading
 from copy import copy
 
 from qvmsh.config import ssh_options
 from qvmsh.errors import QvmError, UsageError
-from qvmsh.host import files, ssh_check
+from qvmsh.host import files, locks, ssh_check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from qvmsh.host.ssh_connection import Link
     from qvmsh.machine.machine import BaseMachine
 
+FIRST_BYTE = 1000
+"""Of the locks on the connections; those before it are of the cached ones."""
 STOP = ("-o", "ExitOnForwardFailure=yes")
 
 
@@ -42,14 +44,19 @@ def opened(
     _require_sound(vm, options)
     twin = copy(link)
     twin.options = (*options, *STOP, *link.options)
-    twin.private = f"p{os.getpid()}-{threading.get_native_id()}"
     twin.is_own = True
+    fd = files.opened(os.path.join(link.folder, "taken"), os.O_RDWR | os.O_CREAT)
     try:
+        number = next(each for each in itertools.count() if locks.take_byte(fd, FIRST_BYTE + each))
+        twin.private = f"p{number}"  # the name of a socket must be short
+        twin.end()  # of a call that was killed
         twin.log_in(interactive=interactive, timeout_s=timeout_s)
         yield twin
     finally:
-        twin.end()
-        files.remove(twin.log)
+        if twin.private:
+            twin.end()
+            files.remove(twin.log)
+        os.close(fd)
 
 
 def _require_sound(vm: BaseMachine, options: Sequence[str]) -> None:

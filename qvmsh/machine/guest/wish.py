@@ -84,10 +84,19 @@ def require_sound(wish: Wish) -> None:
 
 
 def ending(tag: str) -> str:
-    """A script that ends the command with this tag, and all that it has begun."""
-    found = f"grep -l {TAG}={tag} /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3"
-    rounds = [f"for p in $({found}); do kill -{name} $p; done" for name in ("TERM", "KILL")]
-    return " 2>/dev/null; sleep 1; ".join(rounds) + " 2>/dev/null; true"
+    """A script that ends the command with this tag, and all that it has begun.
+
+    Another account's environment cannot be read, nor that of a program with more rights (busybox often is
+    setuid); what the command was begun with can, and whose child a process is.
+    """
+    files = "/proc/[0-9]*/environ /proc/[0-9]*/cmdline"
+    pid = "2>/dev/null | cut -d/ -f3"
+    return (
+        f"t=$(grep -l '{TAG}[=]{tag}' {files} {pid}); a=; "
+        'while [ -n "$t" ]; do a="$a $t"; n=; for p in $t; do '
+        f'n="$n $(grep -l "^PPid:[^0-9]*$p\$" /proc/[0-9]*/status {pid})"; done; t=$(echo $n); done; '
+        '[ -z "$a" ] || { kill -TERM $a; sleep 1; kill -KILL $a; } 2>/dev/null; true'
+    )
 
 
 def script(wish: Wish, *, is_ascii: bool = False) -> str:
@@ -97,7 +106,7 @@ def script(wish: Wish, *, is_ascii: bool = False) -> str:
         is_ascii: only printable ASCII: for a way that carries nothing else.
     """
     quoting = _Quoting(is_ascii=is_ascii)
-    parts = [f"{TAG}={wish.tag}; export {TAG};"] if wish.tag else []
+    parts = []
     for text in wish.env:
         name, _, value = text.partition("=")
         parts.append(f"{name}={quoting.quoted(value)}; export {name};")
@@ -107,7 +116,11 @@ def script(wish: Wish, *, is_ascii: bool = False) -> str:
         parts.append(f"eval {quoting.quoted(wish.line)}; exit $?")
     else:
         parts.append(" ".join(map(quoting.quoted, wish.words)) + "; exit $?")
-    return " ".join([*quoting.set, *parts])
+    whole = " ".join([*quoting.set, *parts])
+    if wish.tag:  # `ending` finds the shell itself by it
+        inner = _Quoting(is_ascii=False).quoted(f"set --; {whole}")
+        return f"exec env {TAG}={wish.tag} sh -c {inner} sh {TAG}={wish.tag}"
+    return whole
 
 
 class _Quoting:

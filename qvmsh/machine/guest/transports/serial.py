@@ -41,6 +41,8 @@ STEP_S = 30.0
 """How long the guest's shell may take for a step of ours."""
 CHUNK = 600
 """How much of a script is sent on a line: busybox reads lines of up to 1024 bytes."""
+BLOCK = 40
+"""Lines of base64, 77 bytes each, that are sent at once: a terminal's driver keeps 4095 bytes."""
 MOST_BYTES = 1 << 20
 """The longest input."""
 TRIES = 5
@@ -252,16 +254,33 @@ class _Shell:
     def _write(self, name: str, data: bytes) -> None:
         """Write a file in the guest, as lines of base64 that no shell reads.
 
+        Each block is asked for: what comes faster than it is read is lost in the guest's driver.
+
         Raises:
             _Silent: it does not arrive.
         """
-        text = base64.encodebytes(data).decode()
+        lines = base64.encodebytes(data).decode().split("\n")
+        blocks = ["\n".join(lines[at : at + BLOCK]) for at in range(0, len(lines), BLOCK)]
         for _ in range(TRIES):
-            self._say(f"base64 -d >$qvm_d/{name}\n")
-            self._line.type(f"{text}\x04")
-            if self._step(f"sha256sum <$qvm_d/{name}", 10 * STEP_S) and self._sum() == _sha256(data):
+            if self._send(name, blocks) and self._sum() == _sha256(data):
                 return
+            self._interrupt()
         raise _Silent("its input does not arrive whole; the guest needs `base64` and `sha256sum`")
+
+    def _send(self, name: str, blocks: list[str]) -> bool:
+        """Send lines to `base64` in the guest, and let it show the checksum; False if it stopped asking."""
+        self._count += 1
+        mark = f"{self._mark}-{self._count}"
+        self._say(
+            f"qvm_n=0; while [ $qvm_n -lt {len(blocks)} ]; do qvm_n=$((qvm_n+1)); "
+            f"printf '\\n%s.%s.\\n' {mark} $qvm_n >&2; head -n {BLOCK}; done | base64 -d >$qvm_d/{name}\n"
+        )
+        for at, block in enumerate(blocks, 1):
+            asked = re.compile(re.escape(f"{mark}.{at}.".encode()))
+            if not self._line.wait(asked, time.monotonic() + STEP_S):
+                return False
+            self._say(block + "\n" * (BLOCK - block.count("\n")))
+        return self._step(f"sha256sum <$qvm_d/{name}", STEP_S) is not None
 
     def _sum(self) -> str:
         """The checksum that the guest has just shown."""

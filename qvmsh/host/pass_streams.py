@@ -15,18 +15,16 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import signal
 import stat
-import subprocess
 import termios
 import time
-from contextlib import ExitStack, suppress
+from _signal import SIGWINCH
 
-from qvmsh.host import tty_mode
+from qvmsh.host.child import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from qvmsh.host.ssh_watch import Watch
 
@@ -66,48 +64,83 @@ def run(
         OSError: what it wrote could not be written; the program has been ended.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with ExitStack() as stack:
+    with _Undo() as undo:
         if tty and os.isatty(stdin):
-            with suppress(termios.error):
+            try:
                 termios.tcdrain(stdin)  # in the background this stops us, as it does ssh
+            except termios.error:
+                pass
             sink, theirs = os.openpty()
             termios.tcsetattr(theirs, termios.TCSANOW, termios.tcgetattr(stdin))
             _resize(stdin, sink)
         else:
             tty = False
             theirs, sink = os.pipe()
-        with suppress(OSError):  # another account's terminal
+        try:
             if os.isatty(stdin):  # opened again: O_NONBLOCK must not hold for the other readers
                 flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                 stdin = os.open(f"/dev/fd/{stdin}", flags)
-                stack.callback(os.close, stdin)
+                undo.later(os.close, stdin)
+        except OSError:  # another account's terminal
+            pass
         keys = _Flow(stdin, sink, has_terminal=tty or os.isatty(stdout))
-        stack.callback(keys.close)
-        with os.fdopen(theirs, "rb", buffering=0):
-            if tty:
-                stack.enter_context(tty_mode.Raw(stdin))
-            child = subprocess.Popen(
-                argv, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=tty
-            )
-        stack.callback(child.wait)
-        if tty:
-            before = signal.signal(signal.SIGWINCH, lambda *_: _resize(stdin, keys.sink, child))
-            stack.callback(signal.signal, signal.SIGWINCH, before)
-        assert child.stdout is not None
-        assert child.stderr is not None
-        flows = [
-            _Flow(stack.enter_context(child.stdout).fileno(), stdout),
-            _Flow(stack.enter_context(child.stderr).fileno(), stderr, _CLOSED % os.fsencode(host)),
-        ]
-        end = os.pidfd_open(child.pid)
-        stack.callback(os.close, end)
+        undo.later(keys.close)
         try:
-            _pump(keys, flows, end, deadline, watch)
+            if tty:
+                undo.later(_raw(stdin))
+            child = Child(argv, stdin=theirs, is_leader=tty)
+        finally:
+            os.close(theirs)
+        undo.later(child.close)
+        if tty:
+            undo.later(_following_size(stdin, keys, child))
+        flows = [_Flow(child.stdout, stdout), _Flow(child.stderr, stderr, _CLOSED % os.fsencode(host))]
+        try:
+            _pump(keys, flows, child.pidfd, deadline, watch)
         except BaseException:
             child.kill()
             raise
         status = child.wait()
     return 128 - status if status < 0 else status
+
+
+class _Undo:
+    """What is done when the block ends, the last first; `contextlib` costs more than the rest of this."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+
+    def later(self, call: Callable[..., object], *words: object) -> None:
+        self._calls.append((call, words))
+
+    def __enter__(self) -> _Undo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            while self._calls:
+                call, words = self._calls.pop()
+                call(*words)
+        finally:
+            if self._calls:
+                self.__exit__()
+
+
+def _raw(stdin: int) -> Callable[[], None]:
+    """Set the terminal to raw mode; what sets it back."""
+    from qvmsh.host import tty_mode  # late, as in the following: most commands have no terminal
+
+    mode = tty_mode.Raw(stdin)
+    mode.__enter__()
+    return mode.__exit__
+
+
+def _following_size(stdin: int, keys: _Flow, child: Child) -> Callable[[], object]:
+    """Pass changes of the terminal's size on; what ends that."""
+    import signal
+
+    before = signal.signal(signal.SIGWINCH, lambda *_: _resize(stdin, keys.sink, child))
+    return lambda: signal.signal(signal.SIGWINCH, before)
 
 
 class _Flow:
@@ -209,7 +242,7 @@ def _pump(keys: _Flow, flows: list[_Flow], end: int, deadline: float | None, wat
             keys.close()
 
 
-def _resize(source: int, target: int, child: subprocess.Popen[bytes] | None = None) -> None:
+def _resize(source: int, target: int, child: Child | None = None) -> None:
     """Give a terminal the size of another, and tell the program."""
     try:
         size = fcntl.ioctl(source, termios.TIOCGWINSZ, bytes(8))
@@ -217,4 +250,4 @@ def _resize(source: int, target: int, child: subprocess.Popen[bytes] | None = No
     except OSError:  # it has gone
         return
     if child is not None:
-        child.send_signal(signal.SIGWINCH)
+        child.send_signal(SIGWINCH)

@@ -18,16 +18,14 @@ a link in the runtime folder, so that no character of its name can mean anything
 from __future__ import annotations
 
 import os
-import re
 import time
-from contextlib import contextmanager
 
 from qvmsh.host import files, locks
 from qvmsh.host.heard import heard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from subprocess import CompletedProcess
 
 SERVER_ALIVE_S = 15
@@ -40,9 +38,6 @@ IDLE_S = 60
 TURN_S = 120.0
 """How long a command waits for the logins of others before its own."""
 _LOOK_S = 0.02
-_PRIVATE = re.compile(r"ssh\.p\d+")
-_OF_USER = re.compile("u[0-9a-f]{8}")
-"""Folders with the connections of other accounts than the machine's."""
 _OWN_WORDS = (
     "debug1: ", "debug2: ", "OpenSSH_", "mux_client_request_session: read from master failed",
     "Authenticated to ", "Transferred: sent ", "Bytes per second: sent ",
@@ -115,20 +110,23 @@ class Link:
 
     def _at(self, number: int) -> Link:
         """The same guest over another cached connection."""
-        from copy import copy
+        made = self.twin()
+        made.number = number
+        return made
 
-        twin = copy(self)
-        twin.number = number
-        return twin
+    def twin(self) -> Link:
+        """A copy, to be changed."""
+        made = Link.__new__(Link)
+        made.__dict__.update(self.__dict__)
+        return made
 
     def of_user(self, user: str) -> Link:
         """The same guest for another account, with connections of its own."""
-        from copy import copy
         from hashlib import sha1
 
         if user == self.user:
             return self
-        twin = copy(self)
+        twin = self.twin()
         twin.user = user
         twin.folder = os.path.join(self.folder, f"u{sha1(os.fsencode(user)).hexdigest()[:8]}")  # noqa: S324
         os.makedirs(twin.folder, mode=0o700, exist_ok=True)
@@ -237,40 +235,19 @@ class Link:
             if not self.is_open():
                 self.log_in(interactive=interactive, timeout_s=timeout_s)
 
-    @contextmanager
-    def _turn(self, deadline: float) -> Iterator[bool]:
+    def _turn(self, deadline: float) -> _Turn:
         """One login at a time: each would remove the control socket of the previous one. False: not yet."""
-        import fcntl
+        return _Turn(os.path.join(self.folder, "lock"), deadline)
 
-        lock = files.opened(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT)
-        try:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        yield False
-                        return
-                    time.sleep(_LOOK_S)  # a lock cannot be waited for with a time limit
-            yield True
-        finally:
-            os.close(lock)
-
-    @contextmanager
-    def taken(self, *, interactive: bool, timeout_s: float) -> Iterator[Link]:
+    def taken(self, *, interactive: bool, timeout_s: float) -> _Taken:
         """A cached connection that no other command uses until the block ends; made if need be.
 
         Only the first may ask for a password (`interactive`). If a guest refuses another login, the
         first is shared.
         """
-        fd = files.opened(os.path.join(self.folder, "taken"), os.O_RDWR | os.O_CREAT)
-        try:
-            yield self._take(fd, interactive=interactive, timeout_s=timeout_s)
-        finally:
-            os.close(fd)
+        return _Taken(self, interactive=interactive, timeout_s=timeout_s)
 
-    def _take(self, fd: int, *, interactive: bool, timeout_s: float) -> Link:
+    def take(self, fd: int, *, interactive: bool, timeout_s: float) -> Link:
         """Lock the byte of a connection, and log in if it is not open."""
         deadline = time.monotonic() + max(timeout_s, TURN_S)
         while True:
@@ -358,32 +335,24 @@ class Link:
 
     def close(self) -> None:
         """End the cached connections; their processes are gone when this returns."""
-        from copy import copy
-
-        twin, names = copy(self), [each for each in os.listdir(self.folder) if _OF_USER.fullmatch(each)]
+        twin, names = self.twin(), [each for each in os.listdir(self.folder) if _is_of_user(each)]
         for folder in (self.folder, *(os.path.join(self.folder, each) for each in names)):
             twin.folder = folder
             for number in twin._numbers():
                 twin._at(number).end()
             for name in os.listdir(folder):
-                if _PRIVATE.fullmatch(name):
+                if name.startswith("ssh.p") and name[5:].isdigit():
                     twin.private = name.removeprefix("ssh.")
                     twin.end()
             twin.private = ""
 
-    @contextmanager
-    def ended_by_failure(self) -> Iterator[None]:
+    def ended_by_failure(self) -> _Ended:
         """End the connection with a command that is given up in the block, unless it is shared.
 
         Only so does the guest end it: Dropbear keeps a session, and what writes there, although its
         reader has gone.
         """
-        try:
-            yield
-        except BaseException:
-            if self.is_own:
-                self.end()
-            raise
+        return _Ended(self)
 
     def end(self) -> None:
         import contextlib
@@ -422,6 +391,73 @@ class Link:
             return files.read(log).data.decode(errors="replace").strip()
         except OSError:
             return ""
+
+
+class _Turn:
+    """The lock on logins; the block gets whether we have it."""
+
+    def __init__(self, path: str, deadline: float) -> None:
+        self._path = path
+        self._deadline = deadline
+
+    def __enter__(self) -> bool:
+        import fcntl
+
+        self._lock = files.opened(self._path, os.O_RDWR | os.O_CREAT)
+        try:
+            while True:
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                except BlockingIOError:
+                    if time.monotonic() >= self._deadline:
+                        return False
+                    time.sleep(_LOOK_S)  # a lock cannot be waited for with a time limit
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+
+class _Taken:
+    """The block of `Link.taken`."""
+
+    def __init__(self, link: Link, *, interactive: bool, timeout_s: float) -> None:
+        self._link = link
+        self._interactive = interactive
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> Link:
+        self._fd = files.opened(os.path.join(self._link.folder, "taken"), os.O_RDWR | os.O_CREAT)
+        try:
+            return self._link.take(self._fd, interactive=self._interactive, timeout_s=self._timeout_s)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+class _Ended:
+    """The block of `Link.ended_by_failure`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind and self._link.is_own:
+            self._link.end()
+
+
+def _is_of_user(name: str) -> bool:
+    """True for a folder with the connections of another account than the machine's."""
+    return len(name) == 9 and name[0] == "u" and not name[1:].strip("0123456789abcdef")
 
 
 def quoted(path: str) -> str:

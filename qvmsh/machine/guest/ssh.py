@@ -6,7 +6,6 @@ with taken(vm, "reach the guest", interactive=False) as own:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 
@@ -17,7 +16,9 @@ from qvmsh.machine import identity, programs, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from typing import Any
 
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
@@ -125,15 +126,7 @@ def connect(
     return found
 
 
-@contextlib.contextmanager
-def taken(
-    vm: BaseMachine,
-    what: str,
-    *,
-    interactive: bool,
-    timeout_s: float = LOG_IN_S,
-    options: Sequence[str] = (),
-) -> Iterator[ssh_connection.Link]:
+class taken:  # noqa: N801  # used as a function
     """The guest's ssh with a cached connection that no other command uses until the block ends.
 
     Args:
@@ -143,18 +136,35 @@ def taken(
         UsageError: ssh does not take these options.
         ConfigError, StateError, GuestUnreachableError: as for `connect`.
     """
-    found = reachable(vm, what)
-    try:
+
+    def __init__(
+        self,
+        vm: BaseMachine,
+        what: str,
+        *,
+        interactive: bool,
+        timeout_s: float = LOG_IN_S,
+        options: Sequence[str] = (),
+    ) -> None:
+        self._vm = vm
+        self._link = found = reachable(vm, what)
+        self._opened: AbstractContextManager[ssh_connection.Link]
         if options:
             from qvmsh.machine.guest import ssh_private
 
             opened = ssh_private.opened(vm, found, options, interactive=interactive, timeout_s=timeout_s)
+            self._opened = opened
         else:
-            opened = found.taken(interactive=interactive, timeout_s=timeout_s)
-        with opened as own:
-            yield own
-    except ssh_connection.Refused as refused:
-        raise refusal(vm, found, refused) from None
+            self._opened = found.taken(interactive=interactive, timeout_s=timeout_s)
+
+    def __enter__(self) -> ssh_connection.Link:
+        try:
+            return self._opened.__enter__()
+        except ssh_connection.Refused as refused:
+            raise refusal(self._vm, self._link, refused) from None
+
+    def __exit__(self, *what: Any) -> None:
+        self._opened.__exit__(*what)
 
 
 def reachable(vm: BaseMachine, what: str) -> ssh_connection.Link:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from copy import copy
 
 from qvmsh.config import ssh_options
 from qvmsh.errors import QvmError, UsageError
@@ -42,7 +41,7 @@ def opened(
         Refused: ssh could not log in, or could not open a port.
     """
     _require_sound(vm, options)
-    twin = copy(link)
+    twin = link.twin()
     twin.options = (*options, *STOP, *link.options)
     twin.is_own = True
     fd = files.opened(os.path.join(link.folder, "taken"), os.O_RDWR | os.O_CREAT)

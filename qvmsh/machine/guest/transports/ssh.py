@@ -6,8 +6,6 @@ run(vm, note, Wish(("uname", "-r")))             # the same; its output is writt
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
 import time
 
 from qvmsh.errors import CommandError, DeadlineError, GuestUnreachableError, QvmError
@@ -16,13 +14,13 @@ from qvmsh.host import ssh_connection, ssh_watch
 from qvmsh.host.ssh_watch import Silent, Watch
 from qvmsh.io import isatty, unwritable
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.guest import wish as wishes
 from qvmsh.machine.guest.result import Result
-from qvmsh.machine.guest.wish import Unusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import subprocess
+    from collections.abc import Sequence
+    from contextlib import ExitStack
 
     from qvmsh.machine.guest.wish import Wish
     from qvmsh.machine.launch_record import LaunchRecord
@@ -89,6 +87,11 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
         GuestUnreachableError: the connection was lost while the command ran.
         DeadlineError: it has not ended in time.
     """
+    import contextlib
+    import subprocess
+
+    from qvmsh.machine.guest import wish as wishes
+
     began = time.monotonic()
     is_captured = vm.io.capture or vm.io.json
     tty = wish.is_interactive and not is_captured and isatty(vm.io.stdin)
@@ -113,13 +116,15 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
 
 
 def _opened(
-    vm: BaseMachine, note: LaunchRecord, wish: Wish, stack: contextlib.ExitStack, *, is_interactive: bool
+    vm: BaseMachine, note: LaunchRecord, wish: Wish, stack: ExitStack, *, is_interactive: bool
 ) -> ssh_connection.Link:
     """A connection for the command, until the stack ends.
 
     Raises:
         Unusable: there is none.
     """
+    from qvmsh.machine.guest.wish import Unusable
+
     if not note.ssh_port:
         raise Unusable("the machine has no network for ssh")
     try:
@@ -153,12 +158,10 @@ def _pass_on(
     """
     from qvmsh.host import pass_streams  # late: Python's own start is most of what a command takes
 
-    with _log(own) as log, contextlib.ExitStack() as stack:
+    with _log(own) as log, open("/dev/null", "rb") as nothing:
         argv = own.command(words, tty=tty, log=log)
         vm.io.stdout.flush()
-        stdin = _descriptor(vm.io.stdin, 0)
-        if not has_input:
-            stdin = stack.enter_context(open("/dev/null", "rb")).fileno()
+        stdin = _descriptor(vm.io.stdin, 0) if has_input else nothing.fileno()
         streams = {"stdout": _descriptor(vm.io.stdout, 1), "stderr": _descriptor(vm.io.stderr, 2)}
         try:
             with own.ended_by_failure():
@@ -178,12 +181,9 @@ def _pass_on(
     return status
 
 
-@contextlib.contextmanager
-def _log(own: ssh_connection.Link) -> Iterator[str]:
+def _log(own: ssh_connection.Link) -> host_files.Removed:
     """The file for ssh's own messages of one command."""
-    log = host_files.unique(f"{own.log}-")
-    with host_files.Removed(log):
-        yield log
+    return host_files.Removed(host_files.unique(f"{own.log}-"))
 
 
 def _descriptor(stream: object, own: int) -> int:
@@ -234,6 +234,8 @@ def _capture(
         words: what ssh gets.
         argv: the command as the caller knows it.
     """
+    import subprocess
+
     with _log(own) as log:
         line = own.command(words, tty=False, log=log)
         try:
@@ -253,6 +255,8 @@ def _communicate(
     argv: Sequence[str], data: bytes | None, timeout_s: float | None, watch: Watch
 ) -> subprocess.CompletedProcess[bytes]:
     """As `subprocess.run`, with looks whether the guest has taken the command."""
+    import subprocess
+
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     stdin = subprocess.DEVNULL if data is None else subprocess.PIPE
     with subprocess.Popen(argv, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

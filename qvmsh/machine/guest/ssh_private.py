@@ -16,6 +16,7 @@ import os
 from qvmsh.config import ssh_options
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.host import files, locks, ssh_check
+from qvmsh.io import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ def opened(
         number = next(each for each in itertools.count() if locks.take_byte(fd, FIRST_BYTE + each))
         twin.private = f"p{number}"  # the name of a socket must be short
         twin.end()  # of a call that was killed
-        twin.log_in(interactive=interactive, timeout_s=timeout_s)
+        try:
+            twin.log_in(interactive=interactive, timeout_s=timeout_s)
+        finally:
+            if twin.is_verbose:
+                tell(vm.io.stderr, twin.words_in(twin.log))
         yield twin
     finally:
         if twin.private:

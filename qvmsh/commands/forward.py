@@ -53,7 +53,7 @@ def forward_list(vm: BaseMachine) -> Forwards:
 
 @command(group="guest", name="forward remove")
 def forward_remove(vm: BaseMachine, *ports: str, save: Annotated[bool, Opt("-s")] = False) -> Changed:
-    """Forward ports no more. Connections that exist go on.
+    """Forward ports no more. Existing connections stay open.
 
     Args:
         ports: [udp:][ADDRESS:]PORT of this host; all of them, or none.

@@ -22,6 +22,7 @@ import time
 
 from qvmsh.host import files, locks
 from qvmsh.host.heard import heard
+from qvmsh.host.ssh_turns import LOOK_S, Ended, Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ IDLE_S = 60
 """How long a connection that only commands at the same time needed is kept after the last one."""
 TURN_S = 120.0
 """How long a command waits for the logins of others before its own."""
-_LOOK_S = 0.02
 _OWN_WORDS = (
     "debug1: ", "debug2: ", "OpenSSH_", "mux_client_request_session: read from master failed",
     "Authenticated to ", "Transferred: sent ", "Bytes per second: sent ",
@@ -235,17 +235,17 @@ class Link:
             if not self.is_open():
                 self.log_in(interactive=interactive, timeout_s=timeout_s)
 
-    def _turn(self, deadline: float) -> _Turn:
+    def _turn(self, deadline: float) -> Turn:
         """One login at a time: each would remove the control socket of the previous one. False: not yet."""
-        return _Turn(os.path.join(self.folder, "lock"), deadline)
+        return Turn(os.path.join(self.folder, "lock"), deadline)
 
-    def taken(self, *, interactive: bool, timeout_s: float) -> _Taken:
+    def taken(self, *, interactive: bool, timeout_s: float) -> Taken:
         """A cached connection that no other command uses until the block ends; made if need be.
 
         Only the first may ask for a password (`interactive`). If a guest refuses another login, the
         first is shared.
         """
-        return _Taken(self, interactive=interactive, timeout_s=timeout_s)
+        return Taken(self, interactive=interactive, timeout_s=timeout_s)
 
     def take(self, fd: int, *, interactive: bool, timeout_s: float) -> Link:
         """Lock the byte of a connection, and log in if it is not open."""
@@ -268,7 +268,7 @@ class Link:
             locks.release_byte(fd, found.number)  # a command may end before it is our turn
             if time.monotonic() > deadline:
                 raise Refused("connection", f"other logins have been in progress for {TURN_S:.0f} s")
-            time.sleep(_LOOK_S)  # the end of a lock, or of a command, as in `_turn`
+            time.sleep(LOOK_S)  # the end of a lock, or of a command, as in `_turn`
 
     def _free(self, fd: int) -> Link:
         """A connection that no command uses, locked: one that is open, else the first that is not."""
@@ -346,13 +346,13 @@ class Link:
                     twin.end()
             twin.private = ""
 
-    def ended_by_failure(self) -> _Ended:
+    def ended_by_failure(self) -> Ended:
         """End the connection with a command that is given up in the block, unless it is shared.
 
         Only so does the guest end it: Dropbear keeps a session, and what writes there, although its
         reader has gone.
         """
-        return _Ended(self)
+        return Ended(self.end if self.is_own else lambda: None)
 
     def end(self) -> None:
         import contextlib
@@ -393,35 +393,7 @@ class Link:
             return ""
 
 
-class _Turn:
-    """The lock on logins; the block gets whether we have it."""
-
-    def __init__(self, path: str, deadline: float) -> None:
-        self._path = path
-        self._deadline = deadline
-
-    def __enter__(self) -> bool:
-        import fcntl
-
-        self._lock = files.opened(self._path, os.O_RDWR | os.O_CREAT)
-        try:
-            while True:
-                try:
-                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return True
-                except BlockingIOError:
-                    if time.monotonic() >= self._deadline:
-                        return False
-                    time.sleep(_LOOK_S)  # a lock cannot be waited for with a time limit
-        except BaseException:
-            os.close(self._lock)
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
-
-
-class _Taken:
+class Taken:
     """The block of `Link.taken`."""
 
     def __init__(self, link: Link, *, interactive: bool, timeout_s: float) -> None:
@@ -439,20 +411,6 @@ class _Taken:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
-
-
-class _Ended:
-    """The block of `Link.ended_by_failure`."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind and self._link.is_own:
-            self._link.end()
 
 
 def _is_of_user(name: str) -> bool:

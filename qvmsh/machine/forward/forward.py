@@ -91,7 +91,7 @@ def add(vm: BaseMachine, words: Sequence[str], *, via: str | None, is_saving: bo
 
 
 def remove(vm: BaseMachine, words: Sequence[str], *, is_saving: bool) -> Changed:
-    """Forward ports no more; all of them, or none. Connections that exist go on.
+    """Forward ports no more; all of them, or none. Existing connections stay open.
 
     Raises:
         UsageError: a word is not a port, or means several.

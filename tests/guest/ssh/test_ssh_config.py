@@ -146,7 +146,7 @@ def ansible() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "whole").exists():
             subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-            pip = [folder / "bin/pip", "install", "-q", "--disable-pip-version-check", ANSIBLE]
+            pip = [str(folder / "bin/pip"), "install", "-q", "--disable-pip-version-check", ANSIBLE]
             done = subprocess.run(pip, capture_output=True, text=True)
             if done.returncode and not os.environ.get("CI"):
                 pytest.skip(f"{ANSIBLE} cannot be installed: {done.stderr.splitlines()[-1]}")

@@ -28,6 +28,7 @@ from qvmsh.commands import disk as _disk
 from qvmsh.commands import doctor as _doctor
 from qvmsh.commands import dryrun as _dryrun
 from qvmsh.commands import env as _env
+from qvmsh.commands import exec_ as _exec
 from qvmsh.commands import export as _export
 from qvmsh.commands import forward as _forward
 from qvmsh.commands import init as _init
@@ -55,14 +56,16 @@ from qvmsh.commands import wakeup as _wakeup
 from qvmsh.commands.arguments import fitting as _fitting
 from qvmsh.commands.index import COMMANDS as _COMMANDS
 from qvmsh.config import locate
-from qvmsh.errors import DeadlineError, GuestUnreachableError
+from qvmsh.errors import CommandError, DeadlineError, GuestUnreachableError, UsageError
 from qvmsh.io import QUIET, Io
 from qvmsh.machine import machine, owner, registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import Self
+    from typing import Any, Self
+
+    from qvmsh.machine.guest.result import Result
 
 
 class Machine(machine.BaseMachine):
@@ -86,6 +89,7 @@ class Machine(machine.BaseMachine):
     doctor = _doctor.doctor
     dryrun = _dryrun.dryrun
     env = _env.env
+    execute = _exec.execute
     export = _export.export
     forward_add = _forward.forward_add
     forward_list = _forward.forward_list
@@ -125,6 +129,41 @@ class Machine(machine.BaseMachine):
     restart = _restart.restart
     qmp = _qmp.qmp
     pause = _pause.pause
+
+    def succeed(self, *lines: str, **how: Any) -> Result:
+        """Let the guest's shell run each line, and raise if one fails.
+
+        Args:
+            lines: `"test -e /etc/passwd"`; the result is that of the last one.
+            how: as for `execute`.
+
+        Raises:
+            CommandError: a line's exit status is not 0; the rest as `execute`.
+        """
+        return self._each(lines, how, is_failure=False)
+
+    def fail(self, *lines: str, **how: Any) -> Result:
+        """Let the guest's shell run each line, and raise if one succeeds; see `succeed`.
+
+        Raises:
+            CommandError: a line's exit status is 0; the rest as `execute`.
+        """
+        return self._each(lines, how, is_failure=True)
+
+    def _each(self, lines: Sequence[str], how: Mapping[str, Any], *, is_failure: bool) -> Result:
+        if not lines:
+            raise UsageError("no line for the guest's shell is given", hint='`succeed("uname -r")`')
+        for line in lines:
+            done = self.execute(shell=line, **how)
+            if not is_failure:
+                done.check()
+            elif done:
+                raise CommandError(
+                    f"in the guest, `{line}` succeeded, but had to fail",
+                    argv=(line,), status=0, stdout=str(done), stderr=done.stderr, machine=self.name,
+                    details=done.lines[-5:],
+                )  # fmt: skip
+        return done
 
     @classmethod
     def known(cls, *labels: str, environ: Mapping[str, str] | None = None) -> list[Self]:
@@ -190,7 +229,7 @@ class Machine(machine.BaseMachine):
         if seen.is_live:
             pid, note = state.require(self, seen, "use it", state.RUNNING, state.STARTING)
             timeout_s = readiness.attempt_seconds(self, pid, ssh_attempts)
-            if state.has_ssh(self, note):
+            if readiness.is_awaited(self, note):
                 readiness.wait(self, pid, note, timeout_s=timeout_s)
             yield self
             return

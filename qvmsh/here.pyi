@@ -8,6 +8,7 @@ from qvmsh.commands.create import create as _create
 from qvmsh.commands.img import img_build as _img_build
 from qvmsh.commands.img import img_list as _img_list
 from qvmsh.commands.import_ import import_package as _import_package
+from qvmsh.commands.list import list_machines as _list_machines
 from qvmsh.commands.delete import prune as _prune
 from qvmsh.commands.session import session_list as _session_list
 from qvmsh.commands.session import session_save as _session_save
@@ -20,6 +21,8 @@ settings: Settings
 guest: Any
 local: Any
 sh: Any
+succeed = vm.succeed
+fail = vm.fail
 allow = vm.allow
 archive = vm.archive
 clone = vm.clone
@@ -32,10 +35,13 @@ delete = vm.delete
 doctor = vm.doctor
 dryrun = vm.dryrun
 env = vm.env
+execute = vm.execute
 export = vm.export
 import_package = _import_package
 init = vm.init
 kill = vm.kill
+list_machines = _list_machines
+list_disk = vm.list_disk
 logs = vm.logs
 monitor = vm.monitor
 move = vm.move
@@ -49,8 +55,10 @@ restart = vm.restart
 restore = vm.restore
 resume = vm.resume
 run = vm.run
+save_disk = vm.save_disk
 serial = vm.serial
 ssh = vm.ssh
+ssh_config = vm.ssh_config
 start = vm.start
 status = vm.status
 stderr = vm.stderr

@@ -199,11 +199,11 @@ def here() -> str:
     """The source of `here.pyi` as it should be: each name of `qvmsh.here` with its type."""
     taken = {*keyword.kwlist, *keyword.softkwlist, *vars(builtins), "sh"}
     imports, names = [], ["vm: Machine", "settings: Settings", "guest: Any", "local: Any", "sh: Any"]
+    names += [f"{each} = vm.{each}" for each in ("succeed", "fail")]
     groups: dict[str, list[str]] = {}
     for verb, (module, function) in sorted(functions().items()):
         word, mark, second = verb.partition(" ")
-        if keyword.iskeyword(word):
-            word = function.__name__
+        word = word if mark else function.__name__  # as in a session
         if word in taken or not word.isidentifier():
             continue
         if "vm" in inspect.signature(function).parameters:

@@ -253,11 +253,21 @@ def conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         if count > places:
             what = f"is ide, which takes {places} devices, but there are {count}"
             yield "VM_DISK_BUS", what, "write VM_DISK_BUS=virtio, or sata"
-    by_hand = values.get("VM_QEMU_ARGS") and values.get("VM_SSH_PORT", "auto") in ("", "auto")
-    if values.get("VM_READY") == "ssh" and (by_hand or values.get("VM_NET_MODEL") == "none"):
-        why = "VM_SSH_PORT is not set to the port in VM_QEMU_ARGS" if by_hand else "VM_NET_MODEL is none"
-        yield "VM_READY", f"is ssh, but the guest's ssh is not reachable: {why}", "write VM_READY=none"
+    yield from _ready_conflicts(values)
     yield from _boot_conflicts(values)
+
+
+def _ready_conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Signs of readiness that the machine cannot have."""
+    by_hand = bool(values.get("VM_QEMU_ARGS"))
+    has_no_port = by_hand and values.get("VM_SSH_PORT", "auto") in ("", "auto")
+    sign = values.get("VM_READY", "").partition(":")[0]
+    if sign == "ssh" and (has_no_port or values.get("VM_NET_MODEL") == "none"):
+        why = "VM_SSH_PORT is not set to the port in VM_QEMU_ARGS" if has_no_port else "VM_NET_MODEL is none"
+        yield "VM_READY", f"is ssh, but the guest's ssh is not reachable: {why}", "write VM_READY=none"
+    needed = {"agent": "VM_GUEST_AGENT", "console": "VM_SERIAL"}.get(sign, "")
+    if needed and values.get(needed, "").lower() in ("no", "false", "off", "0") and not by_hand:
+        yield "VM_READY", f"is {sign}, but {needed} is no", f"write {needed}=yes"
 
 
 def _boot_conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -35,8 +35,8 @@ class Variable:
         name: with its `VM_`.
         kind: `text`, `file name`, `id`, `account`, `user`, `integer`, `memory`, `boolean`, `choice`,
             `options` (a choice, then `,property=value`), `model`, `path`, `program`, `words`,
-            `lines`, `forwards`, `ssh options`, `number`, `port`, `vnc`, `disks`, `boot order`, `clock`,
-            `arguments`; it decides how a value is checked and its type in Python.
+            `lines`, `forwards`, `ssh options`, `number`, `port`, `ready`, `vnc`, `disks`, `boot order`,
+            `clock`, `arguments`; it decides how a value is checked and its type in Python.
         help: one line.
         default: value if it is not set; "" if there is none.
         group: heading on the reference page.
@@ -142,6 +142,7 @@ _RANGES = {
     "number": "a number above 0, optionally with a fraction: 2, 1.5",
     "port": "auto, or a port from 1 to 65535",
     "mac": "auto, or six bytes as 52:54:00:12:34:56",
+    "ready": "ssh, agent, none, or console: and a regular expression",
     "vnc": "[HOST]:NUMBER and options, as for QEMU's -vnc",
     "disks": "one path[:format[:cache]][:ro] per line",
     "boot order": "disk, disk1, cdrom, network, menu, in the boot order",
@@ -252,6 +253,19 @@ def _choice(variable: Variable, value: str) -> Wrong:
     from qvmsh.config.spelling import near
 
     return "", near(value.lower(), variable.allowed) or ""
+
+
+def _ready(variable: Variable, value: str) -> Wrong:
+    kind, mark, pattern = value.partition(":")
+    if not (mark and kind == "console"):
+        return _choice(variable, value)
+    import re  # late: it costs more than all others together
+
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"a regular expression after console: ({error})", ""
+    return None if pattern else ("console: and a regular expression, such as console:login:", "")
 
 
 def _options(variable: Variable, value: str) -> Wrong:
@@ -370,6 +384,7 @@ _CHECKS: dict[str, Callable[[Variable, str], Wrong]] = {
     "model": _model,
     "path": _any,
     "program": _program,
+    "ready": _ready,
     "words": _words,
     "lines": _any,
     "forwards": _forwards,
@@ -495,8 +510,9 @@ def _table() -> tuple[Variable, ...]:
           most=65535),
         V("VM_SSH_OPTIONS", "ssh options", "additional arguments for ssh, or lines as in ssh_config",
           group="ssh"),
-        V("VM_READY", "choice", "when the guest is ready: ssh = ssh answers, none = QEMU runs; empty = ssh "
-          "if it is reachable", group="ssh", allowed=("ssh", "none")),
+        V("VM_READY", "ready", "when the guest is ready: ssh = ssh answers, agent = its agent answers, "
+          "console:REGEX = its serial console has shown it, none = QEMU runs; empty = ssh if it is reachable",
+          group="ssh", allowed=("ssh", "agent", "none")),
         V("VM_CONSOLE_USER", "user", "account that `exec --via serial` logs in to on the console", "root",
           group="ssh"),
         V("VM_CONSOLE_PASSWORD_FILE", "path", "file with its password", group="ssh"),

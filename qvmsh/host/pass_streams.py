@@ -65,17 +65,8 @@ def run(
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with _Undo() as undo:
-        if tty and os.isatty(stdin):
-            try:
-                termios.tcdrain(stdin)  # in the background this stops us, as it does ssh
-            except termios.error:
-                pass
-            sink, theirs = os.openpty()
-            termios.tcsetattr(theirs, termios.TCSANOW, termios.tcgetattr(stdin))
-            _resize(stdin, sink)
-        else:
-            tty = False
-            theirs, sink = os.pipe()
+        tty = tty and os.isatty(stdin)
+        theirs, sink = _terminal_like(stdin) if tty else os.pipe()
         try:
             if os.isatty(stdin):  # opened again: O_NONBLOCK must not hold for the other readers
                 flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -141,6 +132,18 @@ def _following_size(stdin: int, keys: _Flow, child: Child) -> Callable[[], objec
 
     before = signal.signal(signal.SIGWINCH, lambda *_: _resize(stdin, keys.sink, child))
     return lambda: signal.signal(signal.SIGWINCH, before)
+
+
+def _terminal_like(stdin: int) -> tuple[int, int]:
+    """A terminal in the mode and the size of the caller's; the program's end of it, and ours."""
+    try:
+        termios.tcdrain(stdin)  # in the background this stops us, as it does ssh
+    except termios.error:
+        pass
+    sink, theirs = os.openpty()
+    termios.tcsetattr(theirs, termios.TCSANOW, termios.tcgetattr(stdin))
+    _resize(stdin, sink)
+    return theirs, sink
 
 
 class _Flow:

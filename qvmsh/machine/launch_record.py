@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from qvmsh.machine.paths import Files
 
 
+CONSOLE_READY = "console-ready"
+"""A file in the runtime folder: what the guest's console has to show was seen, or from where to look."""
+
+
 class LaunchRecord:
     """The choices of one launch.
 

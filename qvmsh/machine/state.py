@@ -401,16 +401,6 @@ def _way_on(seen: Observation, required: str) -> str | None:
     return None if seen.is_live else "`qvm start` starts it"
 
 
-def has_ssh(vm: BaseMachine, note: LaunchRecord) -> bool:
-    """True if the guest is ready once its ssh answers; False if it is as soon as QEMU runs."""
-    if not note.ssh_port or note.ready == "none":
-        return False
-    try:
-        return vm.settings.text("VM_READY") != "none"
-    except ConfigError:  # the files were changed meanwhile
-        return True
-
-
 def has_ended(vm: BaseMachine, error: QmpError) -> bool:
     """True if the failure is due to QEMU's end; its monitor closes before its process ends."""
     if error.error_class is not None:  # its own refusal

@@ -221,7 +221,7 @@ def _remember(cache: str | None, key: _Key, answer: probe.Answer) -> None:
         return
     mine = key.fields()
     kept = [row for row in _rows(cache) if len(row) == 10 and row[0] == mine[0] and row[1:3] != mine[1:3]]
-    numbers = [f"{answer.tcg_s:.4f}", f"{answer.hardware_s:.4f}", str(int(answer.measured_at))]
+    numbers = [repr(answer.tcg_s), repr(answer.hardware_s), str(int(answer.measured_at))]
     kept.append([*mine, answer.verdict, *numbers, printable(answer.detail)])
     text = "\n".join([_MAGIC, *("\t".join(row) for row in kept), ""])
     try:

@@ -14,7 +14,7 @@ import subprocess
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
-from qvmsh.machine import crash, state
+from qvmsh.machine import crash, ready_sign
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import ich9, qga
 
@@ -71,7 +71,7 @@ def _ask(vm: BaseMachine, note: LaunchRecord, timeout_s: float) -> str:
     tried = []
     has_refused = False
     try:
-        if state.has_ssh(vm, note):
+        if ready_sign.is_ssh(vm, note):
             log_in_s = min(guest.LOG_IN_S, timeout_s)
             found = guest.connect(vm, "suspend the guest", interactive=False, timeout_s=log_in_s)
             done = found.run(SUSPEND, timeout_s=min(30.0, timeout_s))

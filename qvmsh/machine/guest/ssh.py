@@ -12,7 +12,7 @@ import time
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh_connection, sshd
-from qvmsh.machine import identity, programs, state
+from qvmsh.machine import identity, programs, ready_sign, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def vm_relative(vm: BaseMachine, path: str) -> str:
 
 def answers(vm: BaseMachine, note: LaunchRecord, *, timeout_s: float) -> tuple[bool, str]:
     """True if a command can be run in the guest; else False and why, in a few words."""
-    if not state.has_ssh(vm, note):
+    if not ready_sign.is_ssh(vm, note):
         return False, "no ssh"
     found = link(vm, note)
     was_up = found.is_open()  # then no connection is swallowed: one look, and patience with a busy guest

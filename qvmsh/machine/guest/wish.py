@@ -94,7 +94,7 @@ def ending(tag: str) -> str:
     return (
         f"t=$(grep -l '{TAG}[=]{tag}' {files} {pid}); a=; "
         'while [ -n "$t" ]; do a="$a $t"; n=; for p in $t; do '
-        f'n="$n $(grep -l "^PPid:[^0-9]*$p\$" /proc/[0-9]*/status {pid})"; done; t=$(echo $n); done; '
+        rf'n="$n $(grep -l "^PPid:[^0-9]*$p\$" /proc/[0-9]*/status {pid})"; done; t=$(echo $n); done; '
         '[ -z "$a" ] || { kill -TERM $a; sleep 1; kill -KILL $a; } 2>/dev/null; true'
     )
 

@@ -59,21 +59,20 @@ class Status(Verdict):
     """
 
     __slots__ = (
-        "_details", "_look_closer", "detail", "hint", "is_quiet", "is_verbose", "machine", "pid", "ready",
+        "_details", "_is_verbose", "_seen", "_vm", "detail", "hint", "is_quiet", "machine", "pid", "ready",
         "ssh", "ssh_port", "state",
     )  # fmt: skip
 
     def __init__(
         self,
-        machine: str,
+        vm: BaseMachine,
         seen: state.Observation,
         *,
         ssh: bool | None,
         is_quiet: bool,
         is_verbose: bool,
-        look_closer: Callable[[], dict[str, Any]],
     ) -> None:
-        self.machine = machine
+        self.machine = vm.name
         self.state = seen.kind
         self.detail = seen.detail
         self.pid = seen.pid
@@ -81,9 +80,9 @@ class Status(Verdict):
         self.ssh_port = seen.note.ssh_port or None if seen.note and seen.pid else None
         self.hint = seen.hint
         self.is_quiet = is_quiet
-        self.is_verbose = is_verbose
+        self._is_verbose = is_verbose
         self.ready = self.state == "running" and ssh is not False and not (ssh is None and self.detail)
-        self._look_closer = look_closer
+        self._vm, self._seen = vm, seen
         self._details: dict[str, Any] | None = None
 
     def __bool__(self) -> bool:
@@ -93,7 +92,9 @@ class Status(Verdict):
     def details(self) -> dict[str, Any]:
         """Everything else about the machine, as `--json` has it: read at the first use."""
         if self._details is None:
-            self._details = self._look_closer()
+            from qvmsh.machine.overview import details
+
+            self._details = details.look_closer(self._vm, self._seen)
         return self._details
 
     def shown(self) -> list[str]:
@@ -106,15 +107,14 @@ class Status(Verdict):
         if self.detail:
             text += f": {self.detail}"
         lines = [text, f"hint: {self.hint}"] if self.hint and not self.ready else [text]
-        if self.is_verbose and self.details:
+        if self._is_verbose and self.details:
             from qvmsh.machine.overview import details
 
             lines += details.lines(self.details)
         return lines
 
     def as_json(self) -> dict[str, Any]:
-        hidden = ("is_quiet", "is_verbose", "_details", "_look_closer")
-        own = {name: getattr(self, name) for name in self.__slots__ if name not in hidden}
+        own = {each: getattr(self, each) for each in self.__slots__ if each[0] != "_" and each != "is_quiet"}
         return own | {name: self.details[name] for name in DETAILS}
 
 
@@ -152,12 +152,20 @@ def look(
         return _report(vm, broken, None, is_quiet)
     seen = state.observe(vm, ask)
     ssh: bool | None = None
-    is_asked = has_ssh_check and seen.kind == state.RUNNING and not seen.detail
-    if is_asked and seen.note and state.has_ssh(vm, seen.note) and _may_log_in(vm):
-        from qvmsh.machine.guest import ssh as guest
+    if has_ssh_check and seen.kind == state.RUNNING and not seen.detail and seen.note:
+        from qvmsh.machine import ready_sign
 
-        ssh, why = guest.answers(vm, seen.note, timeout_s=SSH_S)
-        if not ssh:
+        sign = ready_sign.of(vm, seen.note)
+        why = ""
+        if sign == "ssh" and _may_log_in(vm):
+            from qvmsh.machine.guest import ssh as guest
+
+            ssh, why = guest.answers(vm, seen.note, timeout_s=SSH_S)
+        elif sign not in ("ssh", "none"):
+            from qvmsh.machine.guest import signs
+
+            why = signs.refusal(vm, seen.note, sign)
+        if why:
             by = locks.working(vm.files.wait_lock)
             seen.detail = why
             if by:
@@ -186,10 +194,4 @@ def _may_log_in(vm: BaseMachine) -> bool:
 
 
 def _report(vm: BaseMachine, seen: state.Observation, ssh: bool | None, is_quiet: bool) -> Status:
-    def look_closer() -> dict[str, Any]:
-        from qvmsh.machine.overview import details
-
-        return details.look_closer(vm, seen)
-
-    is_verbose = vm.io.level > 1
-    return Status(vm.name, seen, ssh=ssh, is_quiet=is_quiet, is_verbose=is_verbose, look_closer=look_closer)
+    return Status(vm, seen, ssh=ssh, is_quiet=is_quiet, is_verbose=vm.io.level > 1)

@@ -197,6 +197,7 @@ class _Attempt:
         door = ports.open_door(vm)
         logs.begin(vm)
         os.close(logfiles.append_to(vm.files.serial_log))
+        host_files.remove(os.path.join(runtime, launch_record.CONSOLE_READY))
         listening = sockets.listening(runtime, hw.endpoints(vm)) | ({"telnet": door} if door else {})
         companions: list[tpm.Companion | serial.Keeper] = []
         shown: serial.Shown | None = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, StateError
-from qvmsh.machine import crash, log, state
-from qvmsh.machine.guest import readiness
+from qvmsh.machine import crash, log, ready_sign, state
+from qvmsh.machine.guest import readiness, signs
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.power.stop import AGENT_S, POWEROFF, Ladder, require_live
+from qvmsh.machine.power.stop import AGENT_S, POWEROFF, POWEROFF_ON_CONSOLE, Ladder, require_live
 from qvmsh.machine.work import cleanup
 from qvmsh.machine.work.kill import QUIT_S
 from qvmsh.machine.work.lock import work_lock
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RESET_S = 30.0
 REBOOT = POWEROFF.replace("poweroff", "reboot")
+REBOOT_ON_CONSOLE = POWEROFF_ON_CONSOLE.replace("poweroff", "reboot")
 
 RESET_HELPS = (state.PAUSED, state.SUSPENDED, state.CRASHED, state.SHUT_DOWN)
 """States in which no guest can be asked to reboot, but a reset boots it."""
@@ -48,6 +49,7 @@ def reboot(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, floa
         with ladder.handle, conversation.session(vm, note) as qemu, qemu.listen("RESET") as events:
             try:
                 how = _ask_for_reset(ladder, qemu, events, is_running=seen.kind == state.RUNNING, force=force)
+                signs.begin_anew(vm, note)
             except _Ended:
                 is_crash = crash.has_crashed(vm)
                 cleanup.clear(vm, keeps_crash=is_crash)
@@ -58,9 +60,7 @@ def reboot(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, floa
                     machine=vm.name,
                     hint="`qvm start`",
                 ) from None
-    if state.has_ssh(vm, note):
-        with readiness.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
-            readiness.wait(vm, pid, note, timeout_s=readiness.attempt_seconds(vm, pid))
+    readiness.await_guest(vm, "reboot", pid, note, is_boot=True)
     log.note(vm, f"rebooted by {how}")
     return how, time.monotonic() - began
 
@@ -120,9 +120,11 @@ def _ask(ladder: Ladder) -> str:
         ladder.tried.append("guest agent: no answer")
     except QmpError as error:
         ladder.tried.append(f"guest agent: {error.what}")
-    if not state.has_ssh(ladder.vm, ladder.note):
+    sign = ready_sign.of(ladder.vm, ladder.note).partition(":")[0]
+    if sign not in ("ssh", "console"):
         return ""
-    answer = ladder.ask_ssh(ladder.timeout_s, REBOOT)
+    ask, script = (ladder.ask_ssh, REBOOT) if sign == "ssh" else (ladder.ask_console, REBOOT_ON_CONSOLE)
+    answer = ask(ladder.timeout_s, script)
     if answer:
-        ladder.tried.append(f"ssh: {answer}")
-    return "" if answer else "ssh"
+        ladder.tried.append(f"{sign}: {answer}")
+    return "" if answer else sign

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 class Started(Report):
-    """Result of `start`: `ready` is False after `--no-wait`; `seconds` until ssh answered.
+    """Result of `start`: `ready` is False after `--no-wait`; `seconds` until the guest was.
 
     Args:
-        has_ssh: the guest is ready once its ssh answers; else as soon as QEMU runs.
+        sign: what says that the guest is ready (`ready_sign.of`).
         renewed: what is new in the guest of a clone.
     """
 
     __slots__ = (
-        "_has_ssh", "accelerator", "attach", "clock", "disposable", "machine", "pid", "ready", "renewed",
+        "_sign", "accelerator", "attach", "clock", "disposable", "machine", "pid", "ready", "renewed",
         "seconds", "ssh_port",
     )  # fmt: skip
 
@@ -35,10 +35,10 @@ class Started(Report):
         disposable: bool,
         clock: str = "",
         attach: str = "",
-        has_ssh: bool = True,
+        sign: str = "ssh",
         renewed: Sequence[str] = (),
     ) -> None:
-        self._has_ssh = has_ssh
+        self._sign = sign
         self.renewed = list(renewed)
         self.attach = attach
         self.clock = clock
@@ -52,9 +52,9 @@ class Started(Report):
 
     def shown(self) -> list[str]:
         how = f"ready after {self.seconds:.1f} s" if self.ready else "QEMU runs; did not wait for the guest"
-        if not self._has_ssh:
+        if self._sign == "none":
             how = "started"
-        port = f", ssh on port {self.ssh_port}" if self.ssh_port and self._has_ssh else ""
+        port = f", ssh on port {self.ssh_port}" if self.ssh_port and self._sign == "ssh" else ""
         lost = ", disposable: changes will be discarded" if self.disposable else ""
         clock = f"; {self.clock}" if self.clock else ""
         screen = [f"{self.machine}: `{self.attach}` shows its screen"] if self.attach else []

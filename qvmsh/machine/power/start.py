@@ -6,10 +6,11 @@ start(vm, Request(disposable=True), ssh_attempts=None, is_waiting=True)
 from __future__ import annotations
 
 import os
+import time
 
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, tty_mode
-from qvmsh.machine import crash, handover, identity, log, registry, state
+from qvmsh.machine import crash, handover, identity, log, ready_sign, registry
 from qvmsh.machine import programs as tools
 from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
@@ -55,9 +56,10 @@ def start(
         log.note(vm, f"started, pid {qemu.pid}" + (f"; {qemu.attach} shows it" if qemu.attach else ""))
         registry.remember(vm)
         logout.warn(vm.io, vm.name)
-        has_ssh = state.has_ssh(vm, qemu.note)
+        sign = ready_sign.of(vm, qemu.note)
+        has_ssh = ready_sign.is_ssh(vm, qemu.note)
         timeout_s = ready.attempt_seconds(vm, qemu.pid, ssh_attempts)
-        seconds = _wait(vm, qemu, timeout_s) if is_waiting and has_ssh else 0.0
+        seconds = _wait(vm, qemu, timeout_s, is_boot=not request.loadvm) if is_waiting else 0.0
         clock = put_clock_right(vm, qemu.note) if request.loadvm and is_waiting else ""
         renewed = _renewed(vm, qemu) if is_waiting and has_ssh else []
     except QvmError as error:
@@ -72,7 +74,7 @@ def start(
         pid=qemu.pid,
         ssh_port=qemu.note.ssh_port or None,
         ready=is_waiting,
-        has_ssh=has_ssh,
+        sign=sign,
         seconds=seconds,
         accelerator=_accelerator(qemu.argv),
         disposable=request.disposable,
@@ -122,11 +124,12 @@ def _accelerator(argv: list[str]) -> str:
     return "kvm" if "-enable-kvm" in argv else "tcg"
 
 
-def _wait(vm: BaseMachine, qemu: launch.Qemu, timeout_s: float) -> float:
-    """Wait until the guest of a QEMU that was just started answers; return the seconds it took."""
+def _wait(vm: BaseMachine, qemu: launch.Qemu, timeout_s: float, *, is_boot: bool) -> float:
+    """Wait until the guest of a QEMU that was just started is ready; return the seconds it took."""
+    began = time.monotonic()
     try:
-        with ready.waiting(vm, "start"), vm.io.stage("waiting for ssh"):
-            seconds = ready.wait(vm, qemu.pid, qemu.note, timeout_s=timeout_s)
+        if not ready.await_guest(vm, "start", qemu.pid, qemu.note, timeout_s, is_boot=is_boot):
+            return 0.0
     except QvmError:
         status = qemu.child.poll()
         if status is not None:
@@ -135,6 +138,7 @@ def _wait(vm: BaseMachine, qemu: launch.Qemu, timeout_s: float) -> float:
             if is_crash:
                 raise crash.error(vm, "while the guest was starting", status) from None
         raise
+    seconds = time.monotonic() - began
     log.note(vm, f"ready after {seconds:.1f} s")
     return seconds
 

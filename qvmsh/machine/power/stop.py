@@ -8,12 +8,13 @@ the plug on a guest that may be writing.
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh_connection, sshd
-from qvmsh.machine import crash, journal, log, snapshot_names, state
+from qvmsh.machine import crash, journal, log, ready_sign, snapshot_names, state
 from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
@@ -38,7 +39,7 @@ BUTTON_AGAIN_S = 10.0
 LOOK_S = 1.0
 """How often a wait checks for a guest that is off while QEMU stays (`-no-shutdown`)."""
 
-POLITE = ("guest agent", "ssh", "ACPI power button", kill.BY_ITSELF)
+POLITE = ("guest agent", "ssh", "console", "ACPI power button", kill.BY_ITSELF)
 """What powers a guest off cleanly: it has written out its file systems."""
 
 POWEROFF = (
@@ -47,6 +48,12 @@ POWEROFF = (
     "else sudo -n poweroff || poweroff; fi"
 )
 """What the ssh rung runs in the guest; without a terminal, and never asking for a password."""
+CONSOLE_S = 30.0
+POWEROFF_ON_CONSOLE = (
+    'PATH=$PATH:/sbin:/usr/sbin; s=; [ "$(id -u)" = 0 ] || s="sudo -n"; $s true || exit; '
+    '(trap "" HUP; sleep 1; $s poweroff) </dev/null >/dev/null 2>&1 &'
+)
+"""What the console rung runs: once it has logged out again, since the console ends with the guest."""
 
 
 class Ladder:
@@ -73,9 +80,11 @@ class Ladder:
         rungs: list[tuple[str, Callable[[float], str], float]] = [
             ("guest agent", self._ask_agent, 0.34),
             ("ssh", self.ask_ssh, 0.5),
+            ("console", self.ask_console, 0.5),
             ("ACPI power button", self._press_button, 1.0),
         ]
-        missing = set() if state.has_ssh(self.vm, self.note) else {"ssh"}
+        sign = ready_sign.of(self.vm, self.note)
+        missing = {name for name in ("ssh", "console") if not sign.startswith(name)}
         if os.path.isdir(self.note.runtime) and not os.path.lexists(self.note.socket("qga")):
             missing.add("guest agent")
         with self.handle, self.vm.io.stage("powering off") as stage:
@@ -150,6 +159,20 @@ class Ladder:
             words = done.stderr.strip().splitlines()
             return words[-1] if words else f"poweroff failed ({done.returncode})"
         return ""
+
+    def ask_console(self, window_s: float, script: str = POWEROFF_ON_CONSOLE) -> str:
+        """Ask by a login on the serial console; why it cannot be asked, or ""."""
+        from qvmsh.machine.guest.transports import serial  # late: it is rarely needed
+        from qvmsh.machine.guest.wish import Unusable, Wish
+
+        wish = Wish(line=script, timeout_s=min(CONSOLE_S, window_s), tag=secrets.token_hex(8))
+        try:
+            done = serial.run(self.vm, self.handle.pid, self.note, wish)
+        except Unusable as error:
+            return str(error)
+        except QvmError as error:
+            return error.what
+        return "" if done else (done.stderr.strip().splitlines() or [f"poweroff failed ({done.status})"])[-1]
 
     def _press_button(self, _window_s: float) -> str:
         try:

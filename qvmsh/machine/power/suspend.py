@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, StateError
-from qvmsh.machine import log, state
+from qvmsh.machine import log, ready_sign, state
 from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
@@ -51,19 +51,19 @@ def wakeup(vm: BaseMachine, *, is_waiting: bool, timeout_s: float | None) -> Wok
             except QmpError as error:  # a key, the clock, or somebody else was faster
                 what = f"cannot wake it up: {error.what.partition(': ')[2]}"
                 raise StateError(what, machine=vm.name, hint="`qvm status` shows its state") from None
-    is_ready = is_waiting and state.has_ssh(vm, note)
-    if is_ready:
-        _answers_again(vm, pid, note, readiness.attempt_seconds(vm, pid) if timeout_s is None else timeout_s)
+    is_ready = is_waiting and _answers_again(vm, pid, note, timeout_s)
     log.note(vm, "woken up")
     return Woken(vm.name, is_ready, time.monotonic() - began)
 
 
-def _answers_again(vm: BaseMachine, pid: int, note: LaunchRecord, timeout_s: float) -> None:
-    with readiness.waiting(vm, "wakeup"), vm.io.stage("waiting for ssh"):
-        try:
-            readiness.wait(vm, pid, note, timeout_s=timeout_s)
+def _answers_again(vm: BaseMachine, pid: int, note: LaunchRecord, timeout_s: float | None) -> bool:
+    """Wait for the guest; False if nothing in it says when it answers."""
+    try:
+        is_ready = readiness.await_guest(vm, "wakeup", pid, note, timeout_s)
+        if is_ready and ready_sign.is_ssh(vm, note):
             sleep.refresh(guest.link(vm, note))
-        except DeadlineError as error:
-            error.what = error.what.replace("the guest did", "the guest is awake, but did")
-            error.hint = "`qvm status` shows its state; `qvm stop` or `qvm kill` ends it"
-            raise
+    except DeadlineError as error:
+        error.what = "the guest is awake, but " + error.what.replace("the guest did", "did")
+        error.hint = "`qvm status` shows its state; `qvm stop` or `qvm kill` ends it"
+        raise
+    return is_ready

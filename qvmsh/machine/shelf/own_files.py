@@ -66,7 +66,7 @@ def of(vm: BaseMachine) -> Content:
     paths += [path for each in configured for path in _bases(vm, each)]
     paths += _named(vm)
     disks = [each.path for each in configured]
-    disks += [host_files.shortest(each.path) for each in supplies.additional_disks(vm)]
+    disks += [each.path for each in supplies.additional_disks(vm)]
     states, place, there = _archives(vm)
     paths += [*states, *of_s2e.paths(vm).values()]
     wanted = {os.path.normpath(os.path.join(directory, path)) for path in (*paths, *disks)}

@@ -81,11 +81,7 @@ def restore(
     if seen.kind == state.PAUSED:
         clock = "`qvm resume` resumes it and sets its clock"
     elif is_waiting:
-        if state.has_ssh(vm, seen.note):
-            with readiness.waiting(vm, "snapshot restore"), vm.io.stage("waiting for ssh"):
-                limit_s = readiness.attempt_seconds(vm, seen.pid) if timeout_s is None else timeout_s
-                readiness.wait(vm, seen.pid, seen.note, timeout_s=limit_s)
-            is_ready = True
+        is_ready = readiness.await_guest(vm, "snapshot restore", seen.pid, seen.note, timeout_s) or None
         clock = put_clock_right(vm, seen.note)
     seconds = time.monotonic() - began
     return SnapshotRestored(

@@ -103,7 +103,7 @@ def additional_disks(vm: BaseMachine) -> list[AdditionalDisk]:
     """The disks of VM_DISKS."""
     lines = devices.disks(vm.settings.text("VM_DISKS"))
     return [
-        AdditionalDisk(line.path, vm.settings.located(line.path), f"disk{at}", line)
+        AdditionalDisk(line.path, host_files.shortest(vm.settings.located(line.path)), f"disk{at}", line)
         for at, line in enumerate(lines, start=1)
     ]
 

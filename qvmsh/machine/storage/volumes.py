@@ -13,7 +13,6 @@ import os
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.host import files as host_files
 from qvmsh.machine.storage import own_disk, supplies
 from qvmsh.machine.storage.own_disk import MAIN
 from qvmsh.qemu import drives, image
@@ -69,12 +68,9 @@ def configured(vm: BaseMachine, *, is_to_come: bool = False) -> list[Volume]:
         found.append(Volume(MAIN, os.path.join(vm.directory, name), own_disk.image_format(vm, name)))
     if not own_disk.is_by_hand(vm):
         found += [
-            Volume(
-                each.node, host_files.shortest(each.path), each.line.driver, each.line.is_read_only,
-                source="VM_DISKS",
-            )
+            Volume(each.node, each.path, each.line.driver, each.line.is_read_only, source="VM_DISKS")
             for each in supplies.additional_disks(vm)
-        ]  # fmt: skip
+        ]
     for drive in drives.drives([*settings.words("VM_QEMU_ARGS"), *settings.words("VM_QEMU_EXTRA")]):
         path = os.path.normpath(os.path.join(vm.directory, drive.file))
         kind = drive.format or _guessed(path)

@@ -25,7 +25,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import locks
 from qvmsh.host.inotify import Watch
 from qvmsh.io import Io
-from qvmsh.machine import launch_record, state
+from qvmsh.machine import launch_record, ready_sign, state
 from qvmsh.machine import machine as machines
 
 TYPE_CHECKING = False
@@ -178,7 +178,9 @@ class Watcher:
             vm = self._context.machine(_Patience(lambda: self._is_of_use(directory)))
             if vm is not None and vm.directory == directory:
                 readiness.wait(vm, pid, record, timeout_s=readiness.attempt_seconds(vm, pid))
-                self._report(directory, "READY", f"the guest answers ssh on port {record.ssh_port}")
+                sign = ready_sign.of(vm, record)
+                by = {"ssh": f"ssh on port {record.ssh_port}", "agent": "by its agent"}.get(sign, "")
+                self._report(directory, "READY", f"the guest answers {by}" if by else "the guest is ready")
 
     def _is_of_use(self, directory: str) -> bool:
         if self._is_ending or directory != self._context.directory:
@@ -345,7 +347,7 @@ class _Surroundings:
         if self._pid is None or self._pid == self._awaited:
             return
         self._awaited = self._pid
-        if self._has_looked and state.has_ssh(self.vm, record):
+        if self._has_looked and ready_sign.of(self.vm, record) != "none":
             self._watcher.await_guest(self.vm.directory, self._pid, record)
 
     def _heard(self, event: str, line: str) -> None:

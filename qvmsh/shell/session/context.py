@@ -17,7 +17,7 @@ from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
 from qvmsh.config.words import joined
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
-from qvmsh.shell.session.names import Command, Group, Lazy, Nowhere, Qmp, pickled
+from qvmsh.shell.session.names import Command, Group, Lazy, Method, Nowhere, Qmp, pickled
 from qvmsh.shell.session.work import Works
 
 TYPE_CHECKING = False
@@ -308,6 +308,8 @@ class Context:
         if not self._libraries:
             self._libraries = {
                 "settings": _Current(self),
+                "succeed": Method("succeed", self),
+                "fail": Method("fail", self),
                 "guest": Lazy("guest", self._make_guest, self),
                 "local": Lazy("local", lambda: self._plumbum().local, self),
                 "sh": Lazy("sh", _sh, self),

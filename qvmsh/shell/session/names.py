@@ -211,6 +211,32 @@ class Group:
         return f"<commands {self._word}: {', '.join(self)}>"
 
 
+class Method:
+    """A method of the session's machine as a function: `succeed("uname -r")`."""
+
+    def __init__(self, name: str, context: Session) -> None:
+        self._name = self.__name__ = name
+        self._context = context
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]  # each has its own
+        from qvmsh.api import Machine
+
+        return str(getattr(Machine, self._name).__doc__)
+
+    def __call__(self, *words: Any, **options: Any) -> Any:
+        return getattr(self._context.machine(is_optional=False), self._name)(*words, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(self._name, self._context)
+
+    def __bool__(self) -> bool:
+        return _truth(f"{self._name} is a function, neither true nor false: call it, {self._name}()")
+
+    def __repr__(self) -> str:
+        return f"<function {self._name} of the machine>"
+
+
 class Lazy:
     """Stands for an object that is costly to import; the first use makes it.
 

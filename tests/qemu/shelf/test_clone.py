@@ -27,12 +27,14 @@ def info(path: Path) -> dict[str, object]:
 def machine(blank: Blank, world: World) -> Vm:
     """A machine with a disk in its directory, one elsewhere, a snapshot, and comments."""
     vm = blank("web")
-    for name in (vm.directory / "data.raw", world.home / "far.raw"):
+    for name in (vm.directory / "data.raw", world.home / "far.raw", world.home / "near.raw"):
         name.write_bytes(DATA + b"\0" * (65536 - len(DATA)))
     with (vm.directory / ".vmrc").open("a") as file:
         file.write("# a comment of the user\n")
     vm.set(
-        VM_DISKS=f"data.raw:raw\n{world.home}/far.raw:raw\nmore.qcow2", VM_NET_PORT="7000", VM_SSH_PORT="2290"
+        VM_DISKS=f"data.raw:raw\n{world.home}/far.raw:raw\nmore.qcow2\n../near.raw:raw",
+        VM_NET_PORT="7000",
+        VM_SSH_PORT="2290",
     )
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", vm.directory / "more.qcow2", "1M"], check=True)
     return vm
@@ -48,7 +50,9 @@ def require_own(vm: Vm, twin: Vm) -> None:
     assert twin.ok("config", "VM_SSH_PORT").out == "auto\n"
     assert "# a comment of the user\n" in (twin.directory / ".vmrc").read_text()
     assert (twin.directory / "data.raw").read_bytes().startswith(DATA)
-    assert (twin.directory / "far.raw").read_bytes().startswith(DATA)
+    for name in ("far.raw", "near.raw"):
+        assert (twin.directory / name).read_bytes().startswith(DATA)
+    assert "/" not in twin.ok("config", "VM_DISKS").out
     vm.ok("start", "--no-wait")
     twin.ok("start", "--no-wait")
     reports = [json.loads(each.ok("--json", "status", "-s").out) for each in (vm, twin)]
@@ -64,11 +68,10 @@ def require_own(vm: Vm, twin: Vm) -> None:
 def test_clone_is_a_machine_of_its_own(blank: Blank, world: World, is_live: bool, is_linked: bool) -> None:
     vm = machine(blank, world)
     if not is_live:
-        vm.set(
-            VM_DISKS=f"data.raw:raw:ro\n{world.home}/far.raw:raw:ro\nmore.qcow2"
-        )  # a raw disk has no snapshots
+        disks = vm.ok("config", "VM_DISKS").out.strip()
+        vm.set(VM_DISKS=disks.replace(".raw:raw", ".raw:raw:ro"))  # a raw disk has no snapshots
         vm.ok("snapshot", "save", "ready")
-        vm.set(VM_DISKS=f"data.raw:raw\n{world.home}/far.raw:raw\nmore.qcow2")
+        vm.set(VM_DISKS=disks)
     else:
         vm.ok("start", "--no-wait")
     result = world.run("--json", "clone", "web", "mail", *(["--linked"] if is_linked else []))

@@ -111,7 +111,7 @@ print(pickle.loads(kept)(), status())
     write_vmrc(vm.directory.parent / "second", "second", VM_MACHINE_ID="34")
     result = run(vm, write_script(tmp_path, "pickled.py", text))
     assert result.out == (
-        "demo: stopped Status(machine='demo', state='stopped', ready=False) demo True\n"
+        "demo: stopped Status(machine='demo', ready=False, state='stopped') demo True\n"
         "['qvm: demo: cannot stop: it is stopped'] stopped\n"
         "second: stopped demo: stopped\n"
     ), str(result)
@@ -206,7 +206,7 @@ def test_output_through_a_pipe_is_in_order(vm: Vm, tmp_path: Path) -> None:
 
     python = "1\n2 3\n4 5\n6 7\n8\n9\n10\n11\n"
     assert ran("sh", write_script(tmp_path, "order.py", ORDER_PY)) == python
-    lines = "1\nname  state    pid  labels  directory\n2 3\ndemo: stopped\n4\n5\n2\n6\n7\n64\n8\n64\n9\n"
+    lines = "1\nname  state    vcpus  mem     directory\n2 3\ndemo: stopped\n4\n5\n2\n6\n7\n64\n8\n64\n9\n"
     assert ran("sh", write_script(tmp_path, "order.xsh", ORDER_XSH)) == lines
     assert ran("sh", "-c", ORDER_XSH) == lines
     assert ran("sh", "-", stdin=ORDER_XSH) == lines

@@ -63,7 +63,8 @@ def test_words_and_functions_at_the_prompt(screen: Shell) -> None:
     assert screen.run("status -s") == "demo: stopped"
     assert screen.run("status -s | tr a-z A-Z") == "DEMO: STOPPED"
     assert screen.run("x = status(); x.state") == "'stopped'"
-    assert screen.run("v = 3; status -v") == "demo: stopped"
+    assert screen.run("s = 3; status -s") == "demo: stopped"
+    screen.run("del s")
     assert screen.run("stop && echo never").splitlines()[0] == "qvm: demo: cannot stop: it is stopped"
     assert screen.run("cmd('info status')").splitlines() == [
         "qvm: demo: cannot send a monitor command: it is stopped",

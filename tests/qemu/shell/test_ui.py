@@ -80,7 +80,8 @@ def test_ptpython_runs_words_pipes_and_host_programs(shells: Shells, tmp_path: P
     assert "[F2] Menu" in screen.text
     assert screen.run("status -s") == "demo: stopped"
     assert screen.run("status -s | tr a-z A-Z") == "DEMO: STOPPED"
-    assert screen.run("v = 3; status -v") == "demo: stopped"
+    assert screen.run("s = 3; status -s") == "demo: stopped"
+    screen.run("del s")
     assert screen.run("stop && echo never").splitlines()[0] == "qvm: demo: cannot stop: it is stopped"
     assert screen.prompts()[-1]["status"] == "3"
     assert screen.run("env | grep ^VM_MACHINE_NAME") == "VM_MACHINE_NAME=demo"

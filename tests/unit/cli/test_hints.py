@@ -101,7 +101,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("info web", ["status web"]),
         ("shell web", ["-M web ssh", "-M web sh"]),
         ("shell vms/web", ["-C vms/web ssh", "-C vms/web sh"]),
-        ("exec web ls -l 'a b'", ["-M web ssh ls -l 'a b'"]),
+        ("run-command web ls -l 'a b'", ["-M web exec ls -l 'a b'"]),
         ("mv web mail", ["rename web mail", "move web mail"]),
         ("cp web", ["clone web NEW"]),
         ("cp web twin", ["clone web twin"]),

@@ -38,7 +38,7 @@ PROMPT_S = 20.0
 QUIET_S = 0.3
 """How long it must have been silent for its last line to be a prompt."""
 STEP_S = 30.0
-"""How long the guest's shell may take for a step of ours."""
+"""How long the guest's shell may take for one step."""
 CHUNK = 600
 """How much of a script is sent on a line: busybox reads lines of up to 1024 bytes."""
 BLOCK = 40

@@ -32,8 +32,7 @@ def ssh(
     All calls share cached connections. As with ssh, the words are joined by spaces and read by the
     guest's shell. The exit status is that of the guest's command; 125 if the guest cannot be
     reached, or the command's status is unknown. In the background the terminal is not read.
-    -A, -L, -R, -D and -o are ssh's own; a call with one of them has a connection to itself, which ends
-    with it. `forward` keeps ports open.
+    A call with -A, -L, -R, -D or -o has a connection to itself; `forward` keeps ports open.
     In Python the result is returned as by `exec`: a string with `stderr`, `status` and more; a failing
     command raises.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.qemu.power.test_ports import listeners, taken
+from tests.support.ports import listeners, taken
 from tests.support.programs import free_port
 from tests.support.world import Blank, Vm, World, create_blank
 

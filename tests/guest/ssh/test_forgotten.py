@@ -47,3 +47,15 @@ def test_ssh_to_a_paused_guest_is_refused_and_then_works(loaded: Vm) -> None:
     assert "cannot reach the guest: it is paused" in result.err
     loaded.ok("resume")
     assert loaded.ok("ssh", "echo back").out == "back\n"
+
+
+@pytest.mark.long
+def test_ssh_to_an_sshd_that_stands_still_ends_by_itself(loaded: Vm) -> None:
+    """All of its processes are stopped: the old connection is silent, and no new one is greeted."""
+    loaded.ok("ssh", "true")
+    loaded.ok("exec", "--via", "serial", "--", "killall", "-STOP", "dropbear")
+    result = loaded.qvm("ssh", "touch /tmp/run")
+    assert result.status == 125
+    assert "demo: the guest has not taken the command within 60 s; nothing was run" in result.err
+    loaded.ok("exec", "--via", "serial", "--", "killall", "-CONT", "dropbear")
+    assert loaded.ok("ssh", "test -e /tmp/run || echo not run").out == "not run\n"

@@ -30,6 +30,7 @@ from qvmsh.commands import dryrun as _dryrun
 from qvmsh.commands import env as _env
 from qvmsh.commands import exec_ as _exec
 from qvmsh.commands import export as _export
+from qvmsh.commands import forward as _forward
 from qvmsh.commands import init as _init
 from qvmsh.commands import kill as _kill
 from qvmsh.commands import logs as _logs
@@ -46,6 +47,7 @@ from qvmsh.commands import run as _run
 from qvmsh.commands import sh as _sh
 from qvmsh.commands import snapshot as _snapshot
 from qvmsh.commands import ssh as _ssh
+from qvmsh.commands import ssh_config as _ssh_config
 from qvmsh.commands import start as _start
 from qvmsh.commands import status as _status
 from qvmsh.commands import stop as _stop
@@ -89,6 +91,9 @@ class Machine(machine.BaseMachine):
     env = _env.env
     execute = _exec.execute
     export = _export.export
+    forward_add = _forward.forward_add
+    forward_list = _forward.forward_list
+    forward_remove = _forward.forward_remove
     init = _init.init
     kill = _kill.kill
     logs = _logs.logs
@@ -112,6 +117,7 @@ class Machine(machine.BaseMachine):
     snapshot_show = _snapshot.snapshot_show
     snapshot_verify = _snapshot.snapshot_verify
     ssh = _ssh.ssh
+    ssh_config = _ssh_config.ssh_config
     start = _start.start
     status = _status.status
     stderr = _logs.stderr

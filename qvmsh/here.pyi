@@ -58,6 +58,7 @@ run = vm.run
 save_disk = vm.save_disk
 serial = vm.serial
 ssh = vm.ssh
+ssh_config = vm.ssh_config
 start = vm.start
 status = vm.status
 stderr = vm.stderr
@@ -76,6 +77,10 @@ class disk:
     rebase = vm.disk_rebase
     resize = vm.disk_resize
     trim = vm.disk_trim
+class forward:
+    add = vm.forward_add
+    list = vm.forward_list
+    remove = vm.forward_remove
 class img:
     build = staticmethod(_img_build)
     list = staticmethod(_img_list)

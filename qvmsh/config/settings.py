@@ -238,6 +238,12 @@ class Settings:
         """The value as words, split as a shell would."""
         return words.split(self._valid(name))
 
+    def ssh_options(self) -> list[str]:
+        """VM_SSH_OPTIONS as words for ssh."""
+        from qvmsh.config import ssh_options
+
+        return ssh_options.arguments(self._valid("VM_SSH_OPTIONS"))
+
     def lines(self, name: str) -> list[str]:
         """The value as a list of its lines, without blanks around them and without empty ones."""
         return [line.strip() for line in self[name].split("\n") if line.strip()]
@@ -275,6 +281,8 @@ class Settings:
             return self.boolean(name)
         if kind in ("words", "arguments"):
             return self.words(name)
+        if kind == "ssh options":
+            return self.ssh_options()
         if kind in ("lines", "forwards", "disks"):
             return self.lines(name)
         return self.path(name) if kind == "path" else self.text(name)

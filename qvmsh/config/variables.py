@@ -35,8 +35,8 @@ class Variable:
         name: with its `VM_`.
         kind: `text`, `file name`, `id`, `account`, `user`, `integer`, `memory`, `boolean`, `choice`,
             `options` (a choice, then `,property=value`), `model`, `path`, `program`, `words`,
-            `lines`, `forwards`, `number`, `port`, `ready`, `vnc`, `disks`, `boot order`, `clock`,
-            `arguments`; it decides how a value is checked and its type in Python.
+            `lines`, `forwards`, `ssh options`, `number`, `port`, `ready`, `vnc`, `disks`, `boot order`,
+            `clock`, `arguments`; it decides how a value is checked and its type in Python.
         help: one line.
         default: value if it is not set; "" if there is none.
         group: heading on the reference page.
@@ -137,6 +137,7 @@ _RANGES = {
     "program": "a program on PATH, or a path",
     "words": "words, split as a shell would",
     "lines": "one entry per line",
+    "ssh options": "words for ssh, or lines `Key value` or `Key=value` as in ssh_config",
     "forwards": "one port of the host and one of the guest per line: 8080:80, udp:5353:53, 0.0.0.0:8080:80",
     "number": "a number above 0, optionally with a fraction: 2, 1.5",
     "port": "auto, or a port from 1 to 65535",
@@ -299,6 +300,12 @@ def _words(_variable: Variable, value: str) -> Wrong:
     return _refused(words.split, value, "words, split as a shell would ({})")
 
 
+def _ssh_options(_variable: Variable, value: str) -> Wrong:
+    from qvmsh.config import ssh_options
+
+    return _refused(ssh_options.arguments, value, ssh_options.FORM + " ({})")
+
+
 def _forwards(_variable: Variable, value: str) -> Wrong:
     from qvmsh.config import forwards
 
@@ -381,6 +388,7 @@ _CHECKS: dict[str, Callable[[Variable, str], Wrong]] = {
     "words": _words,
     "lines": _any,
     "forwards": _forwards,
+    "ssh options": _ssh_options,
     "number": _fraction,
     "port": _port,
     "mac": _mac,
@@ -498,7 +506,10 @@ def _table() -> tuple[Variable, ...]:
           group="ssh",
           allowed=("auto",)),
         V("VM_SSH_IDENTITY", "path", "private key; empty = the keys of VM_MACHINE_OWNER", group="ssh"),
-        V("VM_SSH_OPTIONS", "words", "additional arguments for ssh", group="ssh"),
+        V("VM_SSH_GUEST_PORT", "integer", "port of the guest's ssh server", "22", group="ssh", least=1,
+          most=65535),
+        V("VM_SSH_OPTIONS", "ssh options", "additional arguments for ssh, or lines as in ssh_config",
+          group="ssh"),
         V("VM_READY", "ready", "when the guest is ready: ssh = ssh answers, agent = its agent answers, "
           "console:REGEX = its serial console has shown it, none = QEMU runs; empty = ssh if it is reachable",
           group="ssh", allowed=("ssh", "agent", "none")),

@@ -15,18 +15,18 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import signal
 import stat
-import subprocess
 import termios
 import time
-from contextlib import ExitStack, suppress
+from _signal import SIGWINCH
 
-from qvmsh.host import tty_mode
+from qvmsh.host.child import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from qvmsh.host.ssh_watch import Watch
 
 _PIECE = 65536
 _ATOMIC = 4096
@@ -48,6 +48,7 @@ def run(
     tty: bool,
     host: str = "",
     timeout_s: float | None = None,
+    watch: Watch | None = None,
 ) -> int:
     """Run a program to its end; its exit status, 128 + N after signal N.
 
@@ -56,42 +57,37 @@ def run(
         tty: it gets a terminal where `stdin` is one.
         host: what ssh calls the other side.
         timeout_s: how long it may take; None: as long as it likes.
+        watch: looks whether the guest has taken the command.
 
     Raises:
-        TimeoutError: it had not ended in time; it has been ended.
+        TimeoutError: it had not ended in time, or `watch` gave up; it has been ended.
         OSError: what it wrote could not be written; the program has been ended.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with ExitStack() as stack:
+    with _Undo() as undo:
         tty = tty and os.isatty(stdin)
         theirs, sink = _terminal_like(stdin) if tty else os.pipe()
-        with suppress(OSError):  # another account's terminal
+        try:
             if os.isatty(stdin):  # opened again: O_NONBLOCK must not hold for the other readers
                 flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                 stdin = os.open(f"/dev/fd/{stdin}", flags)
-                stack.callback(os.close, stdin)
+                undo.later(os.close, stdin)
+        except OSError:  # another account's terminal
+            pass
         keys = _Flow(stdin, sink, has_terminal=tty or os.isatty(stdout))
-        stack.callback(keys.close)
-        with os.fdopen(theirs, "rb", buffering=0):
-            if tty:
-                stack.enter_context(tty_mode.Raw(stdin))
-            child = subprocess.Popen(
-                argv, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=tty
-            )
-        stack.callback(child.wait)
-        if tty:
-            before = signal.signal(signal.SIGWINCH, lambda *_: _resize(stdin, keys.sink, child))
-            stack.callback(signal.signal, signal.SIGWINCH, before)
-        assert child.stdout is not None
-        assert child.stderr is not None
-        flows = [
-            _Flow(stack.enter_context(child.stdout).fileno(), stdout),
-            _Flow(stack.enter_context(child.stderr).fileno(), stderr, _CLOSED % os.fsencode(host)),
-        ]
-        end = os.pidfd_open(child.pid)
-        stack.callback(os.close, end)
+        undo.later(keys.close)
         try:
-            _pump(keys, flows, end, deadline)
+            if tty:
+                undo.later(_raw(stdin))
+            child = Child(argv, stdin=theirs, is_leader=tty)
+        finally:
+            os.close(theirs)
+        undo.later(child.close)
+        if tty:
+            undo.later(_following_size(stdin, keys, child))
+        flows = [_Flow(child.stdout, stdout), _Flow(child.stderr, stderr, _CLOSED % os.fsencode(host))]
+        try:
+            _pump(keys, flows, child.pidfd, deadline, watch)
         except BaseException:
             child.kill()
             raise
@@ -99,10 +95,51 @@ def run(
     return 128 - status if status < 0 else status
 
 
+class _Undo:
+    """What is done when the block ends, the last first; `contextlib` costs more than the rest of this."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+
+    def later(self, call: Callable[..., object], *words: object) -> None:
+        self._calls.append((call, words))
+
+    def __enter__(self) -> _Undo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            while self._calls:
+                call, words = self._calls.pop()
+                call(*words)
+        finally:
+            if self._calls:
+                self.__exit__()
+
+
+def _raw(stdin: int) -> Callable[[], None]:
+    """Set the terminal to raw mode; what sets it back."""
+    from qvmsh.host import tty_mode  # late, as in the following: most commands have no terminal
+
+    mode = tty_mode.Raw(stdin)
+    mode.__enter__()
+    return mode.__exit__
+
+
+def _following_size(stdin: int, keys: _Flow, child: Child) -> Callable[[], object]:
+    """Pass changes of the terminal's size on; what ends that."""
+    import signal
+
+    before = signal.signal(signal.SIGWINCH, lambda *_: _resize(stdin, keys.sink, child))
+    return lambda: signal.signal(signal.SIGWINCH, before)
+
+
 def _terminal_like(stdin: int) -> tuple[int, int]:
     """A terminal in the mode and the size of the caller's; the program's end of it, and ours."""
-    with suppress(termios.error):
+    try:
         termios.tcdrain(stdin)  # in the background this stops us, as it does ssh
+    except termios.error:
+        pass
     sink, theirs = os.openpty()
     termios.tcsetattr(theirs, termios.TCSANOW, termios.tcgetattr(stdin))
     _resize(stdin, sink)
@@ -161,7 +198,7 @@ class _Flow:
         self.sink, self.data, self.is_open = -1, b"", False
 
 
-def _pump(keys: _Flow, flows: list[_Flow], end: int, deadline: float | None) -> None:
+def _pump(keys: _Flow, flows: list[_Flow], end: int, deadline: float | None, watch: Watch | None) -> None:
     """Pass bytes until the program has ended and all that it wrote is passed.
 
     Raises:
@@ -182,10 +219,13 @@ def _pump(keys: _Flow, flows: list[_Flow], end: int, deadline: float | None) -> 
                 wanted[flow.source] = wanted.get(flow.source, 0) | select.POLLIN
         for fd, events in wanted.items():
             poll.register(fd, events)
-        if deadline is not None and not is_over:
-            left_ms = max(0, round((deadline - time.monotonic()) * 1000))
-            wait_ms = left_ms if wait_ms is None else min(wait_ms, left_ms)
+        for moment in (deadline, watch.at if watch else None):
+            if moment is not None and not is_over:
+                left_ms = max(0, round((moment - time.monotonic()) * 1000))
+                wait_ms = left_ms if wait_ms is None else min(wait_ms, left_ms)
         ready = dict(poll.poll(wait_ms))
+        if watch and end not in ready:
+            watch.look()
         if deadline is not None and not is_over and time.monotonic() >= deadline and end not in ready:
             raise TimeoutError
         if is_over and not ready and not any(flow.data for flow in flows):
@@ -205,7 +245,7 @@ def _pump(keys: _Flow, flows: list[_Flow], end: int, deadline: float | None) -> 
             keys.close()
 
 
-def _resize(source: int, target: int, child: subprocess.Popen[bytes] | None = None) -> None:
+def _resize(source: int, target: int, child: Child | None = None) -> None:
     """Give a terminal the size of another, and tell the program."""
     try:
         size = fcntl.ioctl(source, termios.TIOCGWINSZ, bytes(8))
@@ -213,4 +253,4 @@ def _resize(source: int, target: int, child: subprocess.Popen[bytes] | None = No
     except OSError:  # it has gone
         return
     if child is not None:
-        child.send_signal(signal.SIGWINCH)
+        child.send_signal(SIGWINCH)

@@ -18,35 +18,40 @@ a link in the runtime folder, so that no character of its name can mean anything
 from __future__ import annotations
 
 import os
-import re
 import time
-from contextlib import contextmanager
 
 from qvmsh.host import files, locks
+from qvmsh.host.heard import heard
+from qvmsh.host.ssh_turns import LOOK_S, Ended, Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from subprocess import CompletedProcess
 
 SERVER_ALIVE_S = 15
-HEARD_BYTES = 65536
-"""How much of a guest command's output is kept; it may never end."""
+CONNECT_S = 15
+"""How long a command whose cached connection has gone may take to make one of its own."""
 FAILED = 255
 """ssh's own exit status; the guest's command may return it too, its log distinguishes them."""
 IDLE_S = 60
 """How long a connection that only commands at the same time needed is kept after the last one."""
 TURN_S = 120.0
 """How long a command waits for the logins of others before its own."""
-_LOOK_S = 0.02
-_OF_USER = re.compile("u[0-9a-f]{8}")
-"""Folders with the connections of other accounts than the machine's."""
+_OWN_WORDS = (
+    "debug1: ", "debug2: ", "OpenSSH_", "mux_client_request_session: read from master failed",
+    "Authenticated to ", "Transferred: sent ", "Bytes per second: sent ",
+)  # fmt: skip
+"""How the lines begin that are no message for the user; the last are logged where the master has gone."""
 _STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
 """How ssh logs the exit status that it got from the guest; without one it logs -1 or neither."""
 
 
 class Refused(Exception):
-    """ssh could not log in; `kind`: `key`, `host key`, `connection`, `client`; the text is ssh's own."""
+    """ssh could not log in; the text is ssh's own.
+
+    `kind`: `key`, `host key`, `connection`, `client`, or `forward`.
+    """
 
     def __init__(self, kind: str, words: str) -> None:
         super().__init__(words)
@@ -66,8 +71,9 @@ class Link:
         is_pinned: a host key is known, so no other is accepted.
         alias: name that the host key is pinned under, so that a new port changes nothing.
 
-    `number` is that of the cached connection; 0 is the permanent one. `is_own` is true for one that `taken`
-    gave, unless it is shared.
+    `number` is that of the cached connection; 0 is the permanent one. `private` names one of a single
+    command, with options of its own (`ssh_private`). `is_own` is true for one that `taken` gave, unless it is
+    shared.
     """
 
     host = "127.0.0.1"
@@ -85,6 +91,7 @@ class Link:
         options: Sequence[str] = (),
     ) -> None:
         self.number = 0
+        self.private = ""
         self.is_own = False
         self.port = port
         self.user = user
@@ -98,24 +105,28 @@ class Link:
     @property
     def control(self) -> str:
         """The control socket of the cached connection."""
-        return os.path.join(self.folder, f"ssh.{self.number}" if self.number else "ssh")
+        name = self.private or (str(self.number) if self.number else "")
+        return os.path.join(self.folder, f"ssh.{name}" if name else "ssh")
 
     def _at(self, number: int) -> Link:
         """The same guest over another cached connection."""
-        from copy import copy
+        made = self.twin()
+        made.number = number
+        return made
 
-        twin = copy(self)
-        twin.number = number
-        return twin
+    def twin(self) -> Link:
+        """A copy, to be changed."""
+        made = Link.__new__(Link)
+        made.__dict__.update(self.__dict__)
+        return made
 
     def of_user(self, user: str) -> Link:
         """The same guest for another account, with connections of its own."""
-        from copy import copy
         from hashlib import sha1
 
         if user == self.user:
             return self
-        twin = copy(self)
+        twin = self.twin()
         twin.user = user
         twin.folder = os.path.join(self.folder, f"u{sha1(os.fsencode(user)).hexdigest()[:8]}")  # noqa: S324
         os.makedirs(twin.folder, mode=0o700, exist_ok=True)
@@ -144,9 +155,20 @@ class Link:
             rows.append(("IdentitiesOnly", "yes"))
         return rows
 
-    def arguments(self, log_level: str = "ERROR") -> list[str]:
-        """`ssh` with all options for this guest, but without its name."""
-        argv = ["ssh", "-F", "none", "-p", str(self.port), "-l", self.user, *self.options]
+    @property
+    def is_verbose(self) -> bool:
+        """The user has asked for ssh's messages, so its log is not qvm's to read."""
+        return any(word.startswith("-v") or "loglevel" in word.lower() for word in self.options)
+
+    def arguments(self, log_level: str = "ERROR", *, may_ask: bool = False) -> list[str]:
+        """`ssh` with all options for this guest, but without its name.
+
+        Args:
+            may_ask: it may ask for a password on the terminal; not even the user's options can allow that
+                where there is none.
+        """
+        argv = ["ssh", "-F", "none", "-o", f"BatchMode={'no' if may_ask else 'yes'}"]
+        argv += ["-p", str(self.port), "-l", self.user, *self.options]
         for key, value in [*self.settings(), ("LogLevel", log_level)]:
             argv += ["-o", f"{key}={value}"]
         return argv
@@ -162,8 +184,10 @@ class Link:
             log: file for ssh's own messages, for `outcome`; else they are on its standard error.
         """
         mode = ["-tt"] if tty else ["-T"] if words else []
-        words = ["-o", "BatchMode=yes", "-o", "ControlMaster=no", *mode, "--", self.host, *words]
-        # it is asked for by name: the first value that ssh reads is the one that counts
+        own = ["-o", "ControlMaster=no", "-o", f"ConnectTimeout={CONNECT_S}"]
+        if self.private:  # the master has opened the ports
+            own += ["-o", "ClearAllForwardings=yes"]
+        words = [*own, *mode, "--", self.host, *words]
         return [*self.arguments("DEBUG2" if log else "ERROR"), *(["-E", log] if log else []), *words]
 
     def run(self, script: str, *, timeout_s: float) -> CompletedProcess[str]:
@@ -209,42 +233,21 @@ class Link:
             if not is_ours:
                 raise Refused("connection", "another login is still in progress")
             if not self.is_open():
-                self._log_in(interactive=interactive, timeout_s=timeout_s)
+                self.log_in(interactive=interactive, timeout_s=timeout_s)
 
-    @contextmanager
-    def _turn(self, deadline: float) -> Iterator[bool]:
+    def _turn(self, deadline: float) -> Turn:
         """One login at a time: each would remove the control socket of the previous one. False: not yet."""
-        import fcntl
+        return Turn(os.path.join(self.folder, "lock"), deadline)
 
-        lock = files.opened(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT)
-        try:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        yield False
-                        return
-                    time.sleep(_LOOK_S)  # a lock cannot be waited for with a time limit
-            yield True
-        finally:
-            os.close(lock)
-
-    @contextmanager
-    def taken(self, *, interactive: bool, timeout_s: float) -> Iterator[Link]:
+    def taken(self, *, interactive: bool, timeout_s: float) -> Taken:
         """A cached connection that no other command uses until the block ends; made if need be.
 
         Only the first may ask for a password (`interactive`). If a guest refuses another login, the
         first is shared.
         """
-        fd = files.opened(os.path.join(self.folder, "taken"), os.O_RDWR | os.O_CREAT)
-        try:
-            yield self._take(fd, interactive=interactive, timeout_s=timeout_s)
-        finally:
-            os.close(fd)
+        return Taken(self, interactive=interactive, timeout_s=timeout_s)
 
-    def _take(self, fd: int, *, interactive: bool, timeout_s: float) -> Link:
+    def take(self, fd: int, *, interactive: bool, timeout_s: float) -> Link:
         """Lock the byte of a connection, and log in if it is not open."""
         deadline = time.monotonic() + max(timeout_s, TURN_S)
         while True:
@@ -255,7 +258,7 @@ class Link:
             with self._turn(0.0) as is_ours:
                 if is_ours and not found.is_open():
                     try:
-                        found._log_in(interactive=interactive and not found.number, timeout_s=timeout_s)
+                        found.log_in(interactive=interactive and not found.number, timeout_s=timeout_s)
                     except Refused:
                         if not found.number or not self.is_open():
                             raise
@@ -265,7 +268,7 @@ class Link:
             locks.release_byte(fd, found.number)  # a command may end before it is our turn
             if time.monotonic() > deadline:
                 raise Refused("connection", f"other logins have been in progress for {TURN_S:.0f} s")
-            time.sleep(_LOOK_S)  # the end of a lock, or of a command, as in `_turn`
+            time.sleep(LOOK_S)  # the end of a lock, or of a command, as in `_turn`
 
     def _free(self, fd: int) -> Link:
         """A connection that no command uses, locked: one that is open, else the first that is not."""
@@ -291,7 +294,7 @@ class Link:
         first = [0] if os.path.lexists(self._at(0).control) else []
         return first + [int(name) for name in names if name.isdigit()]
 
-    def _log_in(self, *, interactive: bool, timeout_s: float) -> None:
+    def log_in(self, *, interactive: bool, timeout_s: float) -> None:
         import subprocess
 
         for path in (self.control, self.log):
@@ -299,11 +302,12 @@ class Link:
                 os.unlink(path)
             except FileNotFoundError:
                 pass
-        argv = self.arguments()
-        argv += ["-o", f"BatchMode={'no' if interactive else 'yes'}"]
+        argv = self.arguments(may_ask=interactive)
         argv += ["-o", f"ConnectTimeout={max(1, int(timeout_s))}", "-o", "ControlMaster=yes"]
+        if not self.number and not self.private:
+            argv += [f"-L{each}" for each in self.kept_forwards()]
         # -f detaches after the login; its messages go to a file, since it would hold a pipe open
-        keep = str(IDLE_S) if self.number else "yes"
+        keep = str(IDLE_S) if self.number or self.private else "yes"
         argv += ["-o", f"ControlPersist={keep}", "-E", self.log, "-N", "-f", "--", self.host]
         try:
             done = subprocess.run(
@@ -321,31 +325,36 @@ class Link:
         if done.returncode or not self.is_open():
             raise reason(self.words_in(self.log))
 
+    @property
+    def forwards(self) -> str:
+        """The file with the ports that the first connection forwards, a line each as for `ssh -L`."""
+        return f"{self.control}.forwards"
+
+    def kept_forwards(self) -> list[str]:
+        return self.words_in(self.forwards).split()
+
     def close(self) -> None:
         """End the cached connections; their processes are gone when this returns."""
-        from copy import copy
-
-        twin, names = copy(self), [each for each in os.listdir(self.folder) if _OF_USER.fullmatch(each)]
+        twin, names = self.twin(), [each for each in os.listdir(self.folder) if _is_of_user(each)]
         for folder in (self.folder, *(os.path.join(self.folder, each) for each in names)):
             twin.folder = folder
             for number in twin._numbers():
-                twin._at(number)._end()
+                twin._at(number).end()
+            for name in os.listdir(folder):
+                if name.startswith("ssh.p") and name[5:].isdigit():
+                    twin.private = name.removeprefix("ssh.")
+                    twin.end()
+            twin.private = ""
 
-    @contextmanager
-    def ended_by_failure(self) -> Iterator[None]:
+    def ended_by_failure(self) -> Ended:
         """End the connection with a command that is given up in the block, unless it is shared.
 
         Only so does the guest end it: Dropbear keeps a session, and what writes there, although its
         reader has gone.
         """
-        try:
-            yield
-        except BaseException:
-            if self.is_own:
-                self._end()
-            raise
+        return Ended(self.end if self.is_own else lambda: None)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         import contextlib
         import subprocess
 
@@ -368,13 +377,12 @@ class Link:
             status: ssh's.
         """
         lines = self.words_in(log).splitlines()
-        is_verbose = any(word.startswith("-v") or "loglevel" in word.lower() for word in self.options)
-        if is_verbose:  # the user asked for it: the best that is known without qvm's log
+        if self.is_verbose:  # the best that is known without qvm's log
             is_known = status != FAILED or self.is_open()
         else:
             said = [line for line in lines if line.startswith(_STATUS) and not line.endswith(" -1")]
             is_known = status != FAILED or bool(said)
-            lines = [line for line in lines if not line.startswith(("debug1: ", "debug2: ", "OpenSSH_"))]
+            lines = [line for line in lines if not line.startswith(_OWN_WORDS)]
         return status if is_known else None, "\n".join(lines).strip()
 
     def words_in(self, log: str) -> str:
@@ -385,41 +393,29 @@ class Link:
             return ""
 
 
-def heard(argv: Sequence[str], *, timeout_s: float) -> CompletedProcess[str]:
-    """Run a command that a guest answers; only the beginning of its output is kept.
+class Taken:
+    """The block of `Link.taken`."""
 
-    Raises:
-        subprocess.TimeoutExpired: it has not ended; it has been killed.
-    """
-    import selectors
-    import subprocess
+    def __init__(self, link: Link, *, interactive: bool, timeout_s: float) -> None:
+        self._link = link
+        self._interactive = interactive
+        self._timeout_s = timeout_s
 
-    deadline = time.monotonic() + timeout_s
-    kept = {"stdout": b"", "stderr": b""}
-    with (
-        subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as child,
-        selectors.DefaultSelector() as streams,
-    ):
+    def __enter__(self) -> Link:
+        self._fd = files.opened(os.path.join(self._link.folder, "taken"), os.O_RDWR | os.O_CREAT)
         try:
-            for name in kept:
-                streams.register(getattr(child, name), selectors.EVENT_READ, name)
-            while streams.get_map():
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise subprocess.TimeoutExpired(argv, timeout_s)
-                for key, _ in streams.select(left):
-                    data = os.read(key.fd, 65536)
-                    kept[key.data] = (kept[key.data] + data)[:HEARD_BYTES]
-                    if not data:
-                        streams.unregister(key.fileobj)
-            child.wait(max(0.0, deadline - time.monotonic()))
+            return self._link.take(self._fd, interactive=self._interactive, timeout_s=self._timeout_s)
         except BaseException:
-            child.kill()
+            os.close(self._fd)
             raise
-    texts = (data.decode(errors="replace") for data in kept.values())
-    return subprocess.CompletedProcess(argv, child.returncode, *texts)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _is_of_user(name: str) -> bool:
+    """True for a folder with the connections of another account than the machine's."""
+    return len(name) == 9 and name[0] == "u" and not name[1:].strip("0123456789abcdef")
 
 
 def quoted(path: str) -> str:
@@ -436,6 +432,8 @@ def reason(words: str) -> Refused:
         return Refused("host key", words)
     if "Permission denied" in words or "Too many authentication failures" in words:
         return Refused("key", words)
+    if "Could not request local forwarding" in words or "remote port forwarding failed" in words:
+        return Refused("forward", words)
     if "Bad configuration option" in words or "unknown option" in words or "usage: ssh" in words:
         return Refused("client", words)
     return Refused("connection", words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from qvmsh.errors import QvmError, UsageError
@@ -12,7 +11,7 @@ from qvmsh.machine import launch_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from qvmsh.machine.machine import BaseMachine
 
@@ -124,44 +123,59 @@ def free_id(environ: Mapping[str, str]) -> str | None:
     return next((f"{n:02}" for n in range(1, 100) if f"{n:02}" not in taken), None)
 
 
-@contextlib.contextmanager
-def settled(made: BaseMachine, *, is_fixed: bool) -> Iterator[None]:
+class settled:  # noqa: N801  # used as a function; `contextlib` would be in the way of `qvm ssh`
     """Let a machine that is made become known in the block, with a number that no other has got.
 
     Args:
         made: in its temporary folder.
         is_fixed: its number was asked for.
     """
+
+    def __init__(self, made: BaseMachine, *, is_fixed: bool) -> None:
+        self._made = made
+        self._is_fixed = is_fixed
+
+    def __enter__(self) -> None:
+        self._lock = _turn(self._made.environ)
+        try:
+            if not self._is_fixed:
+                _number(self._made)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+
+
+def _number(made: BaseMachine) -> None:
+    """Give a machine a number that no other has, if its own is another's."""
     from qvmsh.config import edit
 
-    with _turn(made.environ):
-        was = made.settings.text("VM_MACHINE_ID")
-        if not is_fixed and was in ids(made.environ) and was != SHARED_ID:
-            number = free_id(made.environ)
-            values = {"VM_MACHINE_ID": number or SHARED_ID} | ({} if number else {"VM_NET_MAC": "auto"})
-            if made.settings.text("VM_NET_PORT") == f"77{was}":
-                values["VM_NET_PORT"] = f"77{number or SHARED_ID}"
-            for name, value in values.items():
-                edit.assign_in_file(made.files.vmrc, name, value)
-        yield
+    was = made.settings.text("VM_MACHINE_ID")
+    if was in ids(made.environ) and was != SHARED_ID:
+        number = free_id(made.environ)
+        values = {"VM_MACHINE_ID": number or SHARED_ID} | ({} if number else {"VM_NET_MAC": "auto"})
+        if made.settings.text("VM_NET_PORT") == f"77{was}":
+            values["VM_NET_PORT"] = f"77{number or SHARED_ID}"
+        for name, value in values.items():
+            edit.assign_in_file(made.files.vmrc, name, value)
 
 
-@contextlib.contextmanager
-def _turn(environ: Mapping[str, str]) -> Iterator[None]:
-    """One process at a time chooses what no known machine has, and makes a machine known."""
+def _turn(environ: Mapping[str, str]) -> int:
+    """A lock: one process at a time chooses what no known machine has; -1 where there can be none."""
     import fcntl
 
     from qvmsh.machine import registry
 
     path = registry.list_file(environ)
-    fd = -1
-    with contextlib.suppress(OSError):  # a full disk: without
-        if path is not None:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            fd = os.open(f"{path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+    if path is None:
+        return -1
     try:
-        yield
-    finally:
-        if fd >= 0:
-            os.close(fd)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        fd = os.open(f"{path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError:  # a full disk: without
+        return -1
+    return fd

@@ -7,7 +7,6 @@ after `require_accepted` (called by all commands that start or write), or after 
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from qvmsh.config import trust
@@ -47,9 +46,11 @@ def remember_accepted(vm: BaseMachine) -> None:
     """Accept what the user has started, so that read-only commands run the same programs."""
     settings = vm.loaded
     if any(settings.is_set(name) for name in settings if name in _RUN or not name.startswith("VM_")):
-        with contextlib.suppress(OSError):
+        try:
             for each in settings.sources:
                 trust.allow(each.path, each.data, vm.environ)
+        except OSError:
+            pass
 
 
 def qemu(vm: BaseMachine) -> str:

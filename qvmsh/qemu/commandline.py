@@ -1,7 +1,6 @@
 """From a machine's hardware to QEMU's argument list: pure, no process, no file, no environment.
 
-Values that a user wrote go in as JSON, or with their commas doubled, so that a comma or `=` in a
-file name is just a character of it::
+Values of the user go in as JSON, or with commas doubled: a `,` or `=` in a file name is just a character::
 
     arguments(Hardware(binary="qemu-system-x86_64", name="demo", ...))
     # ["qemu-system-x86_64", "-name", "guest=demo", "-machine", "pc", "-accel", "tcg", ...]
@@ -94,6 +93,7 @@ class Network:
     ssh_port: int | None = None
     forwards: tuple[str, ...] = ()
     boot: int | None = None
+    ssh_guest_port: int = 22
 
 
 @dataclass(frozen=True)
@@ -366,18 +366,18 @@ def _flash(flash: Flash | None) -> list[str]:
     return argv
 
 
-def ssh_rule(port: int) -> str:
+def ssh_rule(port: int, guest_port: int) -> str:
     """The forward that leads to the guest's sshd, in the form of QEMU's `hostfwd=`."""
-    return f"tcp:127.0.0.1:{port}-:22"
+    return f"tcp:127.0.0.1:{port}-:{guest_port}"
 
 
 def _network(network: Network | None) -> list[str]:
     if network is None:
         return ["-nic", "none"]
     netdev: dict[str, object] = {"type": "user", "id": "net0"}
-    rules = [ssh_rule(network.ssh_port)] if network.ssh_port else []
-    if rules or network.forwards:
-        netdev["hostfwd"] = [{"str": rule} for rule in (*rules, *network.forwards)]
+    ssh = [ssh_rule(network.ssh_port, network.ssh_guest_port)] if network.ssh_port else []
+    rules = [{"str": rule} for rule in (*ssh, *network.forwards)]
+    netdev |= {"hostfwd": rules} if rules else {}
     device: dict[str, object] = {"driver": network.model, "netdev": "net0", "mac": network.mac, "id": "nic0"}
     if network.boot is not None:
         device["bootindex"] = network.boot

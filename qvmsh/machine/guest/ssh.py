@@ -6,7 +6,6 @@ with taken(vm, "reach the guest", interactive=False) as own:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 
@@ -17,7 +16,9 @@ from qvmsh.machine import identity, programs, ready_sign, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from typing import Any
 
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
@@ -54,8 +55,8 @@ def link(vm: BaseMachine, note: LaunchRecord) -> ssh_connection.Link:
         known_hosts=known,
         alias=alias,
         is_pinned=any(_pins(vm, path, alias) for path in known),
-        identities=_identities(vm, note),
-        options=settings.words("VM_SSH_OPTIONS") if settings.may_run("VM_SSH_OPTIONS") else (),
+        identities=identities(vm, note),
+        options=settings.ssh_options() if settings.may_run("VM_SSH_OPTIONS") else (),
     )
 
 
@@ -85,14 +86,21 @@ def _pins(vm: BaseMachine, path: str, alias: str) -> bool:
     )
 
 
-def _identities(vm: BaseMachine, note: LaunchRecord) -> list[str]:
+def identities(vm: BaseMachine, note: LaunchRecord) -> list[str]:
+    """The keys of `key_files`; those in the machine's directory by its link in the runtime folder."""
+    found = []
+    for path in key_files(vm):
+        inside = os.path.relpath(path, vm.directory)
+        found.append(path if inside.startswith("..") else os.path.join(note.runtime, "dir", inside))
+    return found
+
+
+def key_files(vm: BaseMachine) -> list[str]:
     """Private keys to try: VM_SSH_IDENTITY, else those of VM_MACHINE_OWNER if it is another account."""
     import pwd
 
-    chosen = vm.settings.path("VM_SSH_IDENTITY") if vm.settings.text("VM_SSH_IDENTITY") else ""
-    if chosen:
-        inside = os.path.relpath(chosen, vm.directory)
-        return [chosen if inside.startswith("..") else os.path.join(note.runtime, "dir", inside)]
+    if vm.settings.text("VM_SSH_IDENTITY"):
+        return [vm.settings.path("VM_SSH_IDENTITY")]
     owner = pwd.getpwnam(vm.settings.text("VM_MACHINE_OWNER"))
     if owner.pw_uid == os.geteuid():
         return []  # ssh's own defaults, and the agent
@@ -110,7 +118,7 @@ def connect(
         StateError: the machine is not running, or its guest is held or sleeps: ssh would hang.
         GuestUnreachableError: it is, but ssh cannot log in; the text says why.
     """
-    found = _of_running(vm, what)
+    found = reachable(vm, what)
     try:
         found.open(interactive=interactive, timeout_s=timeout_s)
     except ssh_connection.Refused as refused:
@@ -118,24 +126,49 @@ def connect(
     return found
 
 
-@contextlib.contextmanager
-def taken(
-    vm: BaseMachine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S
-) -> Iterator[ssh_connection.Link]:
+class taken:  # noqa: N801  # used as a function
     """The guest's ssh with a cached connection that no other command uses until the block ends.
 
+    Args:
+        options: words for ssh; with them it is a connection that ends with the block.
+
     Raises:
+        UsageError: ssh does not take these options.
         ConfigError, StateError, GuestUnreachableError: as for `connect`.
     """
-    found = _of_running(vm, what)
-    try:
-        with found.taken(interactive=interactive, timeout_s=timeout_s) as own:
-            yield own
-    except ssh_connection.Refused as refused:
-        raise refusal(vm, found, refused) from None
+
+    def __init__(
+        self,
+        vm: BaseMachine,
+        what: str,
+        *,
+        interactive: bool,
+        timeout_s: float = LOG_IN_S,
+        options: Sequence[str] = (),
+    ) -> None:
+        self._vm = vm
+        self._link = found = reachable(vm, what)
+        self._opened: AbstractContextManager[ssh_connection.Link]
+        if options:
+            from qvmsh.machine.guest import ssh_private
+
+            opened = ssh_private.opened(vm, found, options, interactive=interactive, timeout_s=timeout_s)
+            self._opened = opened
+        else:
+            self._opened = found.taken(interactive=interactive, timeout_s=timeout_s)
+
+    def __enter__(self) -> ssh_connection.Link:
+        try:
+            return self._opened.__enter__()
+        except ssh_connection.Refused as refused:
+            raise refusal(self._vm, self._link, refused) from None
+
+    def __exit__(self, *what: Any) -> None:
+        self._opened.__exit__(*what)
 
 
-def _of_running(vm: BaseMachine, what: str) -> ssh_connection.Link:
+def reachable(vm: BaseMachine, what: str) -> ssh_connection.Link:
+    """The ssh of a machine whose guest may answer; errors as for `connect`, without a login."""
     programs.require_accepted(vm)
     awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
     return link(vm, state.require(vm, state.observe(vm), what, *awake)[1])
@@ -164,6 +197,13 @@ def refusal(
             details=[line.partition(" (")[0] for line in words[-1:]],  # without the ways in that it offers
             hint="VM_SSH_IDENTITY names the key, VM_MACHINE_USER the account; the guest's "
             "~/.ssh/authorized_keys must hold its public half (`qvm console` logs in without ssh)",
+        )
+    if refused.kind == "forward":
+        return GuestUnreachableError(
+            "ssh cannot forward a port, so nothing was run",
+            machine=vm.name,
+            details=[line.rstrip(".") for line in words[-3:]],
+            hint="another program may use that port: choose another one",
         )
     return GuestUnreachableError(
         f"the guest does not answer ssh at {found.host}:{found.port}",

@@ -135,7 +135,7 @@ def _network(vm: BaseMachine, platform: Platform, ssh_port: int | None, boot: in
     mac = identity.own_mac_address(vm)
     rules = tuple(each.rule for each in ports.forwards(vm))
     driver = platform.virtio("net") if model == "virtio" else model
-    return Network(driver, mac, ssh_port, rules, boot)
+    return Network(driver, mac, ssh_port, rules, boot, vm.settings.integer("VM_SSH_GUEST_PORT"))
 
 
 def endpoints(vm: BaseMachine) -> tuple[str, ...]:

@@ -169,6 +169,7 @@ class _Attempt:
         self.scope = limits.scope(vm)
 
     def run(self) -> Qemu:
+        guest_port = self.vm.settings.integer("VM_SSH_GUEST_PORT")
         for attempt in range(PORT_ATTEMPTS):
             port = ports.ssh_port(self.vm, 0 if attempt else self.port)
             try:
@@ -178,7 +179,7 @@ class _Attempt:
                     self.has_sandbox = False
                     self.vm.io.say(f"  no sandbox around QEMU: {error.details[-1]}")
                     continue
-                taken = ports.refused_rule(error.details) == ssh_rule(port)
+                taken = ports.refused_rule(error.details) == ssh_rule(port, guest_port)
                 is_auto = self.vm.settings.text("VM_SSH_PORT") == "auto"
                 if not taken or not is_auto or attempt == PORT_ATTEMPTS - 1:
                     raise

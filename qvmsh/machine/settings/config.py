@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.config import edit, files, layers, trust
+from qvmsh.config import edit, files, layers, ssh_options, trust
+from qvmsh.config.spelling import near
 from qvmsh.config.syntax import Problem, is_name
 from qvmsh.config.variables import VARIABLES, meant
 from qvmsh.config.words import quote
 from qvmsh.errors import EXIT_OK, EXIT_USAGE, ConfigError, QvmError, UsageError
+from qvmsh.host import ssh_check
 from qvmsh.machine import registry
 from qvmsh.machine.reports import Report, Verdict, plural
 
@@ -191,7 +193,25 @@ def _check(
     directory: str, environ: Mapping[str, str], overrides: Sequence[tuple[str, str]] = ()
 ) -> CheckResult:
     found = layers.load(directory, environ, overrides)
-    return CheckResult(found.directory, found.problems, found.warnings + found.notes)
+    return CheckResult(found.directory, [*found.problems, *_of_ssh(found)], found.warnings + found.notes)
+
+
+def _of_ssh(settings: Settings) -> list[Problem]:
+    """What ssh says of the keywords in VM_SSH_OPTIONS; their values are not used for it."""
+    try:
+        rows = ssh_options.keywords(settings.ssh_options())
+    except (ConfigError, ValueError):  # it is a problem already
+        return []
+    found = []
+    for key, value in rows:
+        wrong = ssh_check.complaint([f"-o{key}={value}"])
+        if wrong:
+            close = near(key.lower(), ssh_check.keywords()) if "option: " in wrong else None
+            hint = f"did you mean {close}?" if close else None
+            message = f"VM_SSH_OPTIONS: ssh does not take {quote(f'{key}={value}')}: {wrong}"
+            place = settings.origin("VM_SSH_OPTIONS").place
+            found.append(Problem(*place, message, hint, "VM_SSH_OPTIONS"))
+    return found
 
 
 def check_trees(
@@ -257,8 +277,8 @@ def _unknown(name: str, environ: Mapping[str, str]) -> UsageError:
     variable = VARIABLES.get(name)
     if variable is not None:
         return UsageError(f"{name} is not set", hint=f"{name}: {variable.help}")
-    near = meant(name)
-    hint = f"did you mean {near}?" if near else "`qvm config` lists all names that have a value"
+    better = meant(name)
+    hint = f"did you mean {better}?" if better else "`qvm config` lists all names that have a value"
     if any(row.name == name for row in registry.rows(environ)):
         hint = f"that is a machine: `qvm -M {quote(name)} config edit` opens its file"
     return UsageError(f"{name} is not set, and is not a variable of qvm", hint=hint)
@@ -306,9 +326,9 @@ def _require_settable(name: str) -> None:
         raise UsageError(f"{name} is computed and cannot be set", hint=f"set {variable.computed}")
     if variable and variable.context:
         raise UsageError(f"{name} is determined before any file is read, so a file cannot set it")
-    near = None if variable or not name.startswith("VM_") else meant(name)
-    if near:
-        raise UsageError(f"{name} is not a variable of qvm", hint=f"did you mean {near}?")
+    better = None if variable or not name.startswith("VM_") else meant(name)
+    if better:
+        raise UsageError(f"{name} is not a variable of qvm", hint=f"did you mean {better}?")
 
 
 def lock(folder: str) -> int:

@@ -50,7 +50,7 @@ NOT_RUN = {
     "apt install openssh-server qemu-guest-agent sudo": "in a Debian guest with a network",
     "systemctl enable --now serial-getty@ttyS0": "in a Debian guest",
     "echo 'guido ALL=(ALL) NOPASSWD: /usr/bin/systemctl' > /etc/sudoers.d/qvm": "in a Debian guest",
-    "ssh-copy-id -p 2201 guido@127.0.0.1": "asks for a password",
+    "qvm ssh --copy-id": "wants a key of the user's: tests/guest/ssh/test_copy_id.py",
     "cloud-localds seed.iso user-data": "a program of the image's distribution",
     "cmd info blo": "is completed with Tab: tests/qemu/shell/test_live.py",
     "session save deploy.xsh 3-7 9": "nobody has typed nine lines: tests/qemu/shell/test_session.py",

@@ -40,6 +40,8 @@ WORDS = {
     "disk rebase": [HOSTILE],
     "disk resize": [HOSTILE, "1M"],
     "export": [".", "-"],
+    "forward add": [HOSTILE],
+    "forward remove": [HOSTILE],
     "img build": [HOSTILE],
     "import": [HOSTILE],
     "logs": ["serial"],
@@ -60,6 +62,7 @@ WORDS = {
 OTHERS = [
     *(["config", "A"], ["config", "--check", "."], ["config", "--explain"], [HOSTILE], ["snapshot", HOSTILE]),
     *(["--set", HOSTILE, "status"], ["-C", HOSTILE, "status"], ["-M", HOSTILE, "status"]),
+    *(["ssh", "-L", HOSTILE, "x"], ["ssh", "--copy-id", HOSTILE], ["ssh-config", HOSTILE]),
     *(["export", HOSTILE, HOSTILE], ["delete", f"nosuch:{HOSTILE}"], ["top", HOSTILE]),
     *(["status", HOSTILE, "."], ["start", f"--{HOSTILE}"], ["--debug", "config", HOSTILE]),
 ]

@@ -1,6 +1,7 @@
 """The `debian` test guest: a minimal Debian with systemd on a disk that a BIOS boots.
 
 systemd, networkd (DHCP), logind, dbus, OpenSSH, the guest agent (virtio port, or a second UART), sudo;
+rsync, and Python for Ansible;
 an initramfs of busybox and a dozen lines finds the disk (virtio or IDE). Account `qvm` (as in tiny) and
 root log in by a throw-away key that is beside the image, on the console without a password::
 
@@ -41,7 +42,7 @@ IMAGE = "debian.qcow2"
 
 _PACKAGES = """
     systemd-sysv dbus udev kmod iproute2 openssh-server sudo qemu-guest-agent busybox-static
-    linux-image-cloud-amd64
+    linux-image-cloud-amd64 rsync python3
 """
 _TOOLS = ["mmdebstrap", "mtools", "syslinux", "syslinux-common"]
 _NEEDED = HOST_PROGRAMS | {"perl": "perl", "ssh-keygen": "openssh-client", "unshare": "util-linux"}

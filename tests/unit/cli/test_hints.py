@@ -109,7 +109,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("save web s", ["stop --savevm s web"]),
         ("save s", ["stop --savevm NAME"]),
         ("resize web 3G", ["-M web disk resize NAME SIZE"]),
-        ("port web 80", ["-M web config VM_HOSTFWD=8080:80"]),
+        ("port web 80", ["-M web forward add 8080:80", "-M web forward list"]),
         ("snapshot-revert web s", ["-M web snapshot restore s"]),
         ("ls web", ["list"]),
         ("define web", ["create NAME", "init web"]),

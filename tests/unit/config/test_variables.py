@@ -33,6 +33,14 @@ FINE = {
     "VM_QEMU_DISPLAY": ["gtk,gl=on", "curses"],
     "VM_SSH_PORT": ["auto", "2222", "65535"],
     "VM_SSH_ATTEMPTS": ["1", "30"],
+    "VM_SSH_GUEST_PORT": ["22", "65535"],
+    "VM_SSH_OPTIONS": [
+        "-A -o Ciphers=x",
+        "ServerAliveInterval 60",
+        "Compression=yes\n# why\n\n-C\nTag = a b",
+        "-o\nTag=x",
+        "-i 'a b'",
+    ],
     "VM_DATEFMT": ["%F %T", "x"],
     "VM_LOG": ["/var/log/vm, =\n.log"],
 }
@@ -68,6 +76,19 @@ WRONG: dict[str, dict[str, str | None]] = {
     "VM_QEMU_BIN": {"-x": ""},
     "VM_SSH_PORT": {"0": "auto", "65536": "auto", "ssh": "auto"},
     "VM_SSH_ATTEMPTS": {"0": "1"},
+    "VM_SSH_GUEST_PORT": {"0": "1", "65536": "65535", "ssh": ""},
+    "VM_SSH_OPTIONS": {
+        "Compression": "",
+        "Tag=": "",
+        "a.b c": "",
+        "-i 'a": "",
+        "ControlPath=/x": "",
+        "-C -oControlMaster auto": "",
+        "Match exec evil": "",
+        "Include /x": "",
+        "-S /x": "",
+        "-CM": "",
+    },
     "VM_LOG": {"a\0b": ""},
 }
 
@@ -113,7 +134,7 @@ def test_table_has_every_variable_of_issue_and_predecessors() -> None:
         "VM_SAVE_DELAY VM_SHUTDOWN_TIMEOUT VM_INCLUDE VM_GLOBAL_CONFIG VM_SNAPSHOT_SEEDFILENAME "
         "VM_SNAPSHOT_BASEFILENAME VM_SNAPSHOT_BACKINGFILENAME VM_SHELL "
         "VM_HOSTFWD VM_NET_LISTEN VM_NET_PORT VM_NET_HOST VM_PRE_START VM_POST_STOP VM_LABELS "
-        "VM_REQUIRES VM_PROTECT VM_NET_MAC "
+        "VM_REQUIRES VM_PROTECT VM_NET_MAC VM_SSH_GUEST_PORT "
         "VM_QEMU_SANDBOX VM_LIMIT_MEM VM_LIMIT_CPUS VM_ARCHIVE VM_READY "
         "VM_SNAPSHOT_ON_STOP VM_CONSOLE_USER VM_CONSOLE_PASSWORD_FILE "
     ).split()

@@ -6,22 +6,21 @@ run(vm, note, Wish(("uname", "-r")))             # the same; its output is writt
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
 import time
 
 from qvmsh.errors import CommandError, DeadlineError, GuestUnreachableError, QvmError
 from qvmsh.host import files as host_files
-from qvmsh.host import ssh_connection
+from qvmsh.host import ssh_connection, ssh_watch
+from qvmsh.host.ssh_watch import Silent, Watch
 from qvmsh.io import isatty, unwritable
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.guest import wish as wishes
 from qvmsh.machine.guest.result import Result
-from qvmsh.machine.guest.wish import Unusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import subprocess
+    from collections.abc import Sequence
+    from contextlib import ExitStack
 
     from qvmsh.machine.guest.wish import Wish
     from qvmsh.machine.launch_record import LaunchRecord
@@ -41,6 +40,7 @@ def shell(
     timeout_s: float | None = None,
     data: str | bytes | None = None,
     is_checked: bool = True,
+    options: Sequence[str] = (),
 ) -> Result:
     """Run `words` (none: a login shell) in the guest's shell.
 
@@ -49,8 +49,10 @@ def shell(
     Args:
         timeout_s, data, is_checked: for a capturing `Io`: how long it may take, what it reads, and whether
             an exit status that is not 0 is an error.
+        options: words for ssh; with them the command has a connection to itself.
 
     Raises:
+        UsageError: ssh does not take these options.
         CommandError: the command's exit status is not 0.
         GuestUnreachableError: its exit status is not known.
         DeadlineError: it has not ended.
@@ -62,7 +64,9 @@ def shell(
         )
     log_in_s = min(guest.LOG_IN_S, timeout_s or guest.LOG_IN_S)
     began = time.monotonic()
-    with guest.taken(vm, "reach the guest", interactive=is_interactive, timeout_s=log_in_s) as own:
+    with guest.taken(
+        vm, "reach the guest", interactive=is_interactive, timeout_s=log_in_s, options=options
+    ) as own:
         if vm.io.capture:
             given = data.encode(errors="surrogateescape") if isinstance(data, str) else data
             done = _capture(vm, own, words, words, timeout_s, given)
@@ -83,6 +87,11 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
         GuestUnreachableError: the connection was lost while the command ran.
         DeadlineError: it has not ended in time.
     """
+    import contextlib
+    import subprocess
+
+    from qvmsh.machine.guest import wish as wishes
+
     began = time.monotonic()
     is_captured = vm.io.capture or vm.io.json
     tty = wish.is_interactive and not is_captured and isatty(vm.io.stdin)
@@ -107,13 +116,15 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
 
 
 def _opened(
-    vm: BaseMachine, note: LaunchRecord, wish: Wish, stack: contextlib.ExitStack, *, is_interactive: bool
+    vm: BaseMachine, note: LaunchRecord, wish: Wish, stack: ExitStack, *, is_interactive: bool
 ) -> ssh_connection.Link:
     """A connection for the command, until the stack ends.
 
     Raises:
         Unusable: there is none.
     """
+    from qvmsh.machine.guest.wish import Unusable
+
     if not note.ssh_port:
         raise Unusable("the machine has no network for ssh")
     try:
@@ -147,18 +158,19 @@ def _pass_on(
     """
     from qvmsh.host import pass_streams  # late: Python's own start is most of what a command takes
 
-    with _log(own) as log, contextlib.ExitStack() as stack:
+    with _log(own) as log, open("/dev/null", "rb") as nothing:
         argv = own.command(words, tty=tty, log=log)
         vm.io.stdout.flush()
-        stdin = _descriptor(vm.io.stdin, 0)
-        if not has_input:
-            stdin = stack.enter_context(open("/dev/null", "rb")).fileno()
+        stdin = _descriptor(vm.io.stdin, 0) if has_input else nothing.fileno()
         streams = {"stdout": _descriptor(vm.io.stdout, 1), "stderr": _descriptor(vm.io.stderr, 2)}
         try:
             with own.ended_by_failure():
                 status = pass_streams.run(
-                    argv, stdin=stdin, **streams, tty=tty, host=own.host, timeout_s=timeout_s
-                )
+                    argv, stdin=stdin, **streams, tty=tty, host=own.host, timeout_s=timeout_s,
+                    watch=Watch(own, log),
+                )  # fmt: skip
+        except Silent:
+            raise _silent(vm, own) from None
         except (BrokenPipeError, TimeoutError):
             raise
         except OSError as error:
@@ -169,12 +181,9 @@ def _pass_on(
     return status
 
 
-@contextlib.contextmanager
-def _log(own: ssh_connection.Link) -> Iterator[str]:
+def _log(own: ssh_connection.Link) -> host_files.Removed:
     """The file for ssh's own messages of one command."""
-    log = host_files.unique(f"{own.log}-")
-    with host_files.Removed(log):
-        yield log
+    return host_files.Removed(host_files.unique(f"{own.log}-"))
 
 
 def _descriptor(stream: object, own: int) -> int:
@@ -225,18 +234,55 @@ def _capture(
         words: what ssh gets.
         argv: the command as the caller knows it.
     """
+    import subprocess
+
     with _log(own) as log:
         line = own.command(words, tty=False, log=log)
-        stdin = subprocess.DEVNULL if data is None else None
         try:
             with own.ended_by_failure():
-                done = subprocess.run(line, stdin=stdin, input=data, capture_output=True, timeout=timeout_s)
+                done = _communicate(line, data, timeout_s, Watch(own, log))
+        except Silent:
+            raise _silent(vm, own) from None
         except subprocess.TimeoutExpired as error:
             raise _late(vm, argv, timeout_s or 0.0, error.stdout or b"") from None
         status = 128 - done.returncode if done.returncode < 0 else done.returncode
         said = _require_known(vm, own, log, status)
     errors = done.stderr or said.encode()
     return Result.of_bytes(done.stdout, errors, argv=argv, status=status, machine=vm.name)
+
+
+def _communicate(
+    argv: Sequence[str], data: bytes | None, timeout_s: float | None, watch: Watch
+) -> subprocess.CompletedProcess[bytes]:
+    """As `subprocess.run`, with looks whether the guest has taken the command."""
+    import subprocess
+
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    stdin = subprocess.DEVNULL if data is None else subprocess.PIPE
+    with subprocess.Popen(argv, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        try:
+            while True:
+                moment = min((each for each in (deadline, watch.at) if each is not None), default=None)
+                left = None if moment is None else max(0.0, moment - time.monotonic())
+                try:
+                    out, errors = child.communicate(data, timeout=left)
+                    return subprocess.CompletedProcess(argv, child.returncode, out, errors)
+                except subprocess.TimeoutExpired:
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise
+                    watch.look()
+        except BaseException:
+            child.kill()
+            raise
+
+
+def _silent(vm: BaseMachine, own: ssh_connection.Link) -> GuestUnreachableError:
+    return GuestUnreachableError(
+        f"the guest has not taken the command within {ssh_watch.LOST_S:.0f} s; nothing was run",
+        machine=vm.name,
+        details=[f"ssh at {own.host}:{own.port} does not answer"],
+        hint="`qvm status` shows its state; its console is in .qvm/log/serial.log",
+    )
 
 
 def _late(vm: BaseMachine, argv: Sequence[str], timeout_s: float, output: bytes) -> DeadlineError:

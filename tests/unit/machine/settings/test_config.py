@@ -292,3 +292,16 @@ def test_config_set_in_a_folder_that_cannot_be_written_fails(
     part.mkdir()
     with pytest.raises(QvmError, match=r"cannot write .*\.vmrc"):
         config(machine(directory), "VM_FMT=raw")
+
+
+def test_config_check_asks_ssh_about_its_keywords(directory: Path) -> None:
+    add(directory, "VM_SSH_OPTIONS='ServerAliveIntreval 60\nCompression=yes\n-o LogLevel=loud'\n")
+    found = config(machine(directory), check=True)
+    assert isinstance(found, CheckResult)
+    assert [each.message for each in found.problems] == [
+        "VM_SSH_OPTIONS: ssh does not take ServerAliveIntreval=60: Bad configuration option: "
+        "serveraliveintreval",
+        "VM_SSH_OPTIONS: ssh does not take LogLevel=loud: unsupported log level 'loud'",
+    ]
+    assert found.problems[0].hint == "did you mean serveraliveinterval?"
+    assert found.problems[0].line == 5

@@ -1,0 +1,201 @@
+"""`qvm ssh --copy-id`: a public key into the guest's `~/.ssh/authorized_keys`, over the first way that works.
+
+    copy(vm, ())            # Copied: "demo: key id_ed25519.pub was added for account qvm, over ssh"
+
+Nothing is added a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+
+from qvmsh.config.words import quote
+from qvmsh.errors import GuestUnreachableError, QmpError, QvmError, UsageError, printable
+from qvmsh.host import files as host_files
+from qvmsh.host import ssh_connection
+from qvmsh.io import isatty
+from qvmsh.machine import programs, state
+from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest.result import Result
+from qvmsh.machine.guest.transports import agent, serial
+from qvmsh.machine.guest.wish import Unusable, Wish
+from qvmsh.qemu import qga
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    from qvmsh.machine.launch_record import LaunchRecord
+    from qvmsh.machine.machine import BaseMachine
+
+LOOK_S = 3.0
+STEP_S = 30.0
+KINDS = ("ssh-", "ecdsa-", "sk-")
+_WAYS = {"ssh": "over ssh", "agent": "by the guest agent", "serial": "on the serial console"}
+_SCRIPT = """\
+umask 077; d=${HOME:-~}/.ssh; f=$d/authorized_keys; mkdir -p "$d" || exit 1
+if [ -e "$f" ] && grep -qF -- BODY "$f"; then echo present; exit 0; fi
+if [ -s "$f" ] && [ -n "$(tail -c 1 "$f")" ]; then echo >>"$f" || exit 1; fi
+printf '%s\\n' KEY >>"$f" || exit 1
+if command -v restorecon >/dev/null 2>&1; then restorecon -F "$d" "$f"; fi
+echo added"""
+
+
+class Copied(Result):
+    """Result of `ssh --copy-id`: `via` is the way into the guest; `added` is False if the key was there."""
+
+    added: bool
+    key: str
+    user: str
+
+    @classmethod
+    def of(cls, machine: str, key: str, user: str, via: str, *, added: bool) -> Self:
+        did = "was added" if added else "is there already"
+        text = printable(f"{machine}: key {key} {did} for account {user}, {_WAYS[via]}")
+        made = cls(text, via=via, machine=machine)
+        made.added, made.key, made.user = added, key, user
+        return made
+
+    def as_json(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in ("machine", "key", "user", "via", "added")}
+
+
+def copy(vm: BaseMachine, words: Sequence[str]) -> Copied:
+    """Let a key log in to the guest.
+
+    Args:
+        words: the file with the key, or none.
+
+    Raises:
+        UsageError: there is no such key.
+        StateError: the machine is not running, or its guest is held.
+        GuestUnreachableError: no way leads into the guest, or another machine answers at its port.
+    """
+    if len(words) > 1:
+        raise UsageError("ssh: --copy-id takes one file with a key", hint="`qvm ssh --copy-id [KEY]`")
+    programs.require_accepted(vm)
+    awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
+    pid, note = state.require(vm, state.observe(vm), "copy a key into the guest", *awake)
+    shown, line = _public_key(vm, note, words[0] if words else "")
+    found = _Copying(vm, pid, note, line)
+    refused = []
+    for via, way in (("ssh", found.by_ssh), ("agent", found.by_agent), ("serial", found.by_console)):
+        try:
+            return Copied.of(vm.name, shown, found.user, via, added=way())
+        except Unusable as error:
+            refused.append(f"{via}: {error}")
+    raise GuestUnreachableError(
+        "no way leads into the guest, so the key was not copied", machine=vm.name, details=refused,
+        hint="on a terminal ssh asks for a password; VM_CONSOLE_USER, VM_CONSOLE_PASSWORD_FILE: the console",
+    )  # fmt: skip
+
+
+class _Copying:
+    """The ways; each is true if it added the key, and raises `Unusable` if it does not lead in."""
+
+    def __init__(self, vm: BaseMachine, pid: int, note: LaunchRecord, line: str) -> None:
+        self.vm, self.pid, self.note, self.line = vm, pid, note, line
+        self.user = note.user or vm.settings.text("VM_MACHINE_USER")
+        body = " ".join(line.split()[:2])
+        self._script = _SCRIPT.replace("BODY", quote(body)).replace("KEY", quote(line))
+
+    def by_ssh(self) -> bool:
+        """Over ssh, with a key that is there already, or with a password from the terminal."""
+        if not self.note.ssh_port:
+            raise Unusable("the machine has no network for ssh")
+        found = guest.link(self.vm, self.note)
+        if not (found.is_open() or guest.speaks(found, timeout_s=LOOK_S)):
+            raise Unusable(f"ssh does not answer at {found.host}:{found.port}")
+        may_ask = isatty(self.vm.io.stdin) and not self.vm.io.capture
+        try:
+            found.open(interactive=may_ask, timeout_s=guest.LOG_IN_S)
+        except ssh_connection.Refused as refused:
+            if refused.kind == "host key":  # a key that lets in is of no use to it
+                raise guest.refusal(self.vm, found, refused) from None
+            more = "" if may_ask or refused.kind != "key" else "; a password is asked for on a terminal only"
+            raise Unusable(f"{_first(refused.words)}{more}") from None
+        try:
+            done = found.run(self._script, timeout_s=STEP_S)
+        except subprocess.TimeoutExpired:
+            raise Unusable("the guest does not answer") from None
+        return self._judged(done.returncode, done.stdout, done.stderr)
+
+    def by_agent(self) -> bool:
+        """By the agent's own command, or by a script that it runs."""
+        path, given = self.note.socket("qga"), dict[str, object](username=self.user)
+        body = self.line.split()[:2]
+        try:
+            known: list[str] = []
+            with contextlib.suppress(QmpError):  # no file yet
+                known = qga.ask(path, "guest-ssh-get-authorized-keys", given, timeout_s=agent.ANSWER_S)[
+                    "keys"
+                ]
+            if any(each.split()[:2] == body for each in known):
+                return False
+            given |= {"keys": [self.line]}
+            qga.ask(path, "guest-ssh-add-authorized-keys", given, timeout_s=agent.ANSWER_S)
+        except QmpError:
+            done = agent.run(self.vm, self.pid, self.note, self._wish())
+            return self._judged(done.status, done, done.stderr)
+        except OSError as error:
+            raise Unusable(str(error)) from None
+        return True
+
+    def by_console(self) -> bool:
+        """By a shell on the serial console."""
+        done = serial.run(self.vm, self.pid, self.note, self._wish())
+        return self._judged(done.status, done, done.stderr)
+
+    def _wish(self) -> Wish:
+        return Wish(line=self._script, user=self.user, timeout_s=STEP_S)
+
+    def _judged(self, status: int, output: str, errors: str) -> bool:
+        if status or output.strip() not in ("added", "present"):
+            raise Unusable(_first(errors) or f"the guest's shell ended with status {status}")
+        return output.strip() == "added"
+
+
+def _first(text: str) -> str:
+    """The last line of what a program said: its reason."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _public_key(vm: BaseMachine, note: LaunchRecord, given: str) -> tuple[str, str]:
+    """Where the key comes from, as a message shows it, and its line for `authorized_keys`."""
+    if given:
+        return given, _line(vm, os.path.join(os.getcwd(), os.path.expanduser(given)), given)
+    for path in guest.identities(vm, note):
+        shown = guest.vm_relative(vm, path)
+        return shown, _line(vm, path, shown)
+    for name in guest.KEY_NAMES:
+        path = os.path.expanduser(f"~/.ssh/{name}.pub")
+        if os.path.exists(path):
+            return f"~/.ssh/{name}.pub", _line(vm, path, path)
+    done = subprocess.run(["ssh-add", "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode == 0 and done.stdout.startswith(KINDS):
+        return "of your ssh agent", done.stdout.splitlines()[0].strip()
+    raise UsageError(
+        "ssh: --copy-id: you have no ssh key", machine=vm.name, hint="`ssh-keygen -t ed25519` makes one"
+    )
+
+
+def _line(vm: BaseMachine, path: str, shown: str) -> str:
+    """The line of a public key, from its file or that of the private one."""
+    name = path if path.endswith(".pub") or not os.path.exists(f"{path}.pub") else f"{path}.pub"
+    try:
+        text = host_files.read(name).text
+    except (OSError, QvmError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"ssh: --copy-id {shown}: {why}", machine=vm.name) from None
+    if "PRIVATE KEY" in text:
+        argv = ["ssh-keygen", "-y", "-P", "", "-f", name]
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        text = "" if done.returncode else done.stdout
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith(KINDS)]
+    if not lines or not lines[0].isprintable() or len(lines[0].split()) < 2:
+        hint = "a file with a public key, such as ~/.ssh/id_ed25519.pub"
+        raise UsageError(f"ssh: --copy-id {shown}: it holds no public key", machine=vm.name, hint=hint)
+    return lines[0]

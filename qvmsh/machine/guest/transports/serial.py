@@ -39,6 +39,8 @@ QUIET_S = 0.3
 """How long it must have been silent for its last line to be a prompt."""
 STEP_S = 30.0
 """How long the guest's shell may take for one step."""
+INTERRUPTED_S = 5.0
+"""The same after Ctrl-C."""
 CHUNK = 600
 """How much of a script is sent on a line: busybox reads lines of up to 1024 bytes."""
 BLOCK = 40
@@ -68,9 +70,12 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
             shell = _Shell(line, vm, wish, began)
             shell.enter()
             try:
-                return shell.run()
-            finally:
-                shell.leave()
+                done = shell.run()
+            except BaseException as error:
+                shell.leave(is_interrupted=not isinstance(error, Exception))
+                raise
+            shell.leave()
+            return done
     except _Silent as error:
         raise Unusable(str(error)) from None
     except QvmError as error:
@@ -124,18 +129,26 @@ class _Line:
         return True
 
     def wait(self, pattern: re.Pattern[bytes], deadline: float) -> re.Match[bytes] | None:
-        """Wait until it shows a pattern; None if it does not in time."""
+        """Wait until it shows a pattern; None if it does not in time.
+
+        Raises:
+            _Silent: it asks for a name again: the shell has ended.
+        """
         while not (found := pattern.search(self.text)):
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            self.read(min(left, 0.5))
+            if not self.read(min(left, 0.5)) and _LOGIN.search(self._unfinished()):
+                raise _Silent("the shell on the console has ended")
         return found
 
     def last_line(self, deadline: float) -> bytes:
         """The unfinished line that it shows, once nothing more comes; b"" if there is none."""
         while time.monotonic() < deadline and self.read(QUIET_S):
             pass
+        return self._unfinished()
+
+    def _unfinished(self) -> bytes:
         return self.text.rpartition(b"\n")[2].strip(b"\r\0")
 
 
@@ -230,9 +243,16 @@ class _Shell:
         if self._wish.data is not None:
             source = "$qvm_d/i"
             self._write("i", self._wish.data)
-        line = f'(eval "$qvm_q") <{source} >$qvm_d/o 2>$qvm_d/e'
+        line = f'(exec sh -c "$qvm_q") <{source} >$qvm_d/o 2>$qvm_d/e'
         left = self._until - time.monotonic()
-        found = self._step(line, left)
+        try:
+            found = self._step(line, left)
+        except _Silent as error:
+            raise GuestUnreachableError(
+                f"{error}: the exit status of the command is unknown",
+                machine=self._vm.name,
+                hint="`qvm console` is the guest's serial console",
+            ) from None
         if found is None:
             self._interrupt()
             self._step(wishes.ending(self._wish.tag), STEP_S)
@@ -317,10 +337,17 @@ class _Shell:
             if self._step("", 2.0):
                 return
 
-    def leave(self) -> None:
-        """Remove what was made in the guest, and log out if it was us who logged in."""
+    def leave(self, *, is_interrupted: bool = False) -> None:
+        """Remove what was made in the guest, and log out if it was us who logged in.
+
+        Args:
+            is_interrupted: the caller has no time, and the command may still run.
+        """
         try:
-            self._step('rm -rf "$qvm_d"; unset qvm_d qvm_q qvm_p', STEP_S)
+            if is_interrupted:
+                self._say("\x03\n")
+            limit_s = INTERRUPTED_S if is_interrupted else STEP_S
+            self._step('rm -rf "$qvm_d"; unset qvm_d qvm_q qvm_p', limit_s)
             self._line.type("exit\n" if self._is_ours else "stty echo; exec $SHELL\n")
         except (_Silent, QvmError, OSError):
             pass

@@ -135,9 +135,10 @@ def _opened(
         if not (is_last or found.is_open() or guest.speaks(found, timeout_s=LOOK_S)):
             raise Unusable(f"ssh does not answer at {found.host}:{found.port}")
         limit_s = min(guest.LOG_IN_S, wish.timeout_s or guest.LOG_IN_S)
-        return stack.enter_context(found.taken(interactive=is_interactive, timeout_s=limit_s))
-    except ssh_connection.Refused as refused:
-        raise Unusable(guest.refusal(vm, found, refused).what) from None
+        try:
+            return stack.enter_context(found.taken(interactive=is_interactive, timeout_s=limit_s))
+        except ssh_connection.Refused as refused:
+            raise guest.refusal(vm, found, refused) from None
     except QvmError as error:
         raise Unusable(error.what) from None
 

@@ -20,6 +20,7 @@ settings: Settings
 guest: Any
 local: Any
 sh: Any
+agent = vm.agent
 allow = vm.allow
 archive = vm.archive
 clone = vm.clone
@@ -33,8 +34,11 @@ doctor = vm.doctor
 dryrun = vm.dryrun
 env = vm.env
 export = vm.export
+freeze = vm.freeze
 import_package = _import_package
+info = vm.info
 init = vm.init
+ip = vm.ip
 kill = vm.kill
 logs = vm.logs
 monitor = vm.monitor
@@ -57,6 +61,7 @@ stderr = vm.stderr
 stdout = vm.stdout
 stop = vm.stop
 suspend = vm.suspend
+thaw = vm.thaw
 top = _top
 undelete = _undelete
 use = _use

@@ -14,6 +14,7 @@ from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh_connection, sshd
 from qvmsh.machine import identity, programs, state
+from qvmsh.machine.guest import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def taken(
 
 def _of_running(vm: BaseMachine, what: str) -> ssh_connection.Link:
     programs.require_accepted(vm)
+    frozen.require_thawed(vm, what)
     awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
     return link(vm, state.require(vm, state.observe(vm), what, *awake)[1])
 

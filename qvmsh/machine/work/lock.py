@@ -14,6 +14,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import LockedError, QvmError, StateError
 from qvmsh.host import locks, process
 from qvmsh.machine import journal, programs, registry
+from qvmsh.machine.guest import frozen
 from qvmsh.machine.storage import dependents, own_disk, volumes
 
 TYPE_CHECKING = False
@@ -24,9 +25,13 @@ NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore",
 """Verbs that fail while interrupted work is not recovered; the others only warn."""
 SPARES_DISKS = (
     "start", "run", "stop", "tidy", "reboot", "pause", "resume", "suspend", "wakeup", "snapshot verify",
-    "disk check", "export",
+    "disk check", "export", "freeze", "thaw",
 )  # fmt: skip
 """Verbs that change no existing image, or check before (`require_no_archive`)."""
+NEEDS_THAWED = (
+    "clone", "disk trim", "export", "pause", "reboot", "snapshot restore", "snapshot save", "suspend",
+)  # fmt: skip
+"""Verbs that need the guest, or would save it, frozen as it is; `archive`, `stop --savevm` check it too."""
 
 
 def work_lock(vm: BaseMachine, what: str, *, is_looking: bool = False) -> locks.WorkLock:
@@ -70,6 +75,12 @@ def work_lock(vm: BaseMachine, what: str, *, is_looking: bool = False) -> locks.
         raise LockedError(
             f"{_cannot(what)}: {held.by} is working on it", machine=vm.name, hint="wait for it to end"
         ) from None
+    if what in NEEDS_THAWED:
+        try:
+            frozen.require_thawed(vm, what)
+        except StateError:
+            lock.release()
+            raise
     if what != "doctor" and (journal.is_left(vm) or os.path.lexists(vm.files.recovered)):
         try:
             _recover(vm, what)

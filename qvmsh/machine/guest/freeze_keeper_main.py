@@ -1,0 +1,151 @@
+"""The keeper of a freeze: freezes the guest by its agent, waits, thaws it. Begun by `freeze_keeper`.
+
+Standard output gets one line of JSON, `{"count": 2}` or `{"error": ...}`; then a line on standard input
+says that it was read. Without one, the guest is thawed at once. So it is at SIGTERM, and after its time.
+
+The agent serves one client at a time, so nothing is connected to it meanwhile. To thaw is tried until it
+works or QEMU has ended: a paused guest, or one whose agent is busy, is thawed later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+
+from qvmsh.errors import QmpError, QvmError, StateError
+from qvmsh.host import locks, process
+from qvmsh.machine import log
+from qvmsh.machine.guest import agent
+from qvmsh.machine.machine import BaseMachine
+from qvmsh.qemu import qga
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FREEZE_S = 30.0
+"""How long the guest may take to write out what it holds back."""
+THAW_S = 10.0
+READ_S = 20.0
+"""How long qvm may take to read that the guest is frozen."""
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 10.0
+"""The time between two attempts to thaw."""
+
+
+class _Keeper:
+    """One freeze.
+
+    Args:
+        order: the machine's directory, QEMU's pid, the agent's socket, the seconds.
+    """
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.vm = BaseMachine(order["directory"])
+        self.seconds = float(order["seconds"])
+        self.path: str = order["socket"]
+        self.qemu = process.Process(order["pid"])
+        self.asked, self._ask = os.pipe()
+        """Readable after SIGTERM."""
+        os.set_blocking(self._ask, False)
+
+    def catch(self) -> None:
+        """Let SIGTERM end the wait, and nothing else."""
+
+        def note_it(_number: int, _frame: object) -> None:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._ask, b"x")
+
+        signal.signal(signal.SIGTERM, note_it)
+        for each in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(each, signal.SIG_IGN)
+
+    def freeze(self) -> int:
+        """Freeze the guest; return the number of its frozen file systems.
+
+        Raises:
+            QvmError: it is not frozen.
+        """
+        try:
+            with qga.Conversation(self.path, agent.PRESENT_S) as talk:
+                talk.timeout_s = FREEZE_S
+                if talk.ask("guest-fsfreeze-status") == "frozen":
+                    raise StateError(
+                        "the guest's file systems are frozen already", hint="`qvm thaw` thaws them"
+                    )
+                count: int = talk.ask("guest-fsfreeze-freeze")
+        except (OSError, QmpError) as error:
+            if not isinstance(error, QmpError | qga.NoAgent):
+                self.thaw()  # it may have come late
+            raise agent.failure(self.vm, "guest-fsfreeze-freeze", error, FREEZE_S) from None
+        if count < 1:
+            self.thaw()
+            raise QvmError(
+                "no file system of the guest could be frozen",
+                hint="`qvm info` lists the guest's file systems",
+            )
+        return count
+
+    def is_heard(self) -> bool:
+        """True if qvm has read that the guest is frozen."""
+        if process.wait_readable([0, self.qemu.fd, self.asked], READ_S) != 0:
+            return False
+        return bool(os.read(0, 100))
+
+    def wait(self) -> None:
+        """Wait for the end of the time, of QEMU, or for SIGTERM."""
+        process.wait_readable([self.qemu.fd, self.asked], self.seconds)
+
+    def thaw(self) -> str:
+        """Thaw the guest; return what became of it."""
+        pause_s = FIRST_PAUSE_S
+        while not self.qemu.wait(0):
+            try:
+                count = qga.ask(self.path, "guest-fsfreeze-thaw", timeout_s=THAW_S)
+            except QmpError as error:
+                return f"could not be thawed: {error.what}"
+            except OSError:
+                self.qemu.wait(pause_s)
+                pause_s = min(2 * pause_s, LAST_PAUSE_S)
+            else:
+                return f"thawed {count} file systems after {self.seconds:g} s" if count else ""
+        return ""
+
+
+def _say(found: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        os.write(1, json.dumps(found).encode() + b"\n")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def main() -> None:
+    order = json.loads(sys.argv[1])
+    try:
+        keeper = _Keeper(order)
+        vm = keeper.vm
+        keeper.catch()
+        lock = locks.WorkLock(vm.files.freeze_lock, f"freeze {keeper.seconds:g}").acquire()
+    except (OSError, QvmError, locks.Held) as error:
+        return _say({"error": QvmError(f"the guest cannot be frozen: {error}").as_json()})
+    with lock:
+        try:
+            count = keeper.freeze()
+        except QvmError as error:
+            os.ftruncate(lock.fd, 0)
+            return _say({"error": error.as_json()})
+        _say({"count": count})
+        if keeper.is_heard():
+            keeper.wait()
+        done = keeper.thaw()
+        if done:
+            log.note(vm, done, is_error=done.startswith("could not"))
+        os.ftruncate(lock.fd, 0)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -66,7 +66,10 @@ def _take_seconds(bound: Bound) -> None:
     if not given:
         return
     if len(given) > 1 or "timeout" in bound.options:
-        raise UsageError(f"freeze: {given[-1]}: the seconds are given twice", hint="a machine's is `./NAME`")
+        raise UsageError(
+            f"freeze: {given[-1]}: the seconds are given twice",
+            hint="`./2` is the machine in the directory 2",
+        )
     bound.options["timeout"] = float(given[0])
     bound.words.remove(given[0])
 

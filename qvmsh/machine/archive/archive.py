@@ -55,7 +55,7 @@ def archive(vm: BaseMachine, wish: Wish) -> Archived:
     _require_sense(vm, wish)
     began = time.monotonic()
     with work_lock(vm, "archive"):
-        frozen.require_thawed(vm, "archive")
+        frozen.require_thawed(vm, "cannot archive")
         seen = state.observe(vm)
         stores.require_mounted(vm)
         identity.uuid_of(vm)  # archives are matched by it

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
 
 ASK_S = 10.0
+NAMES = {None: "", "inet": "IPv4 ", "inet6": "IPv6 "}
 MOST = 256
 """How many addresses are taken from a guest."""
 
@@ -61,7 +62,7 @@ def of(vm: BaseMachine, family: str | None) -> Addresses:
     rows = [row for row in rows if family in (None, row["family"])]
     if not rows:
         raise GuestUnreachableError(
-            "no address of the guest is known", machine=vm.name,
+            f"no {NAMES[family]}address of the guest is known", machine=vm.name,
             details=[f"{way}: {why}" for way, why in refused.items()],
             hint="the guest agent (qemu-guest-agent) knows them" if refused else "`qvm ip` shows all",
         )  # fmt: skip
@@ -122,6 +123,7 @@ def _row(address: str, interface: str | None, way: str) -> dict[str, Any]:
         "family": "inet6" if found.version == 6 else "inet",
         "interface": interface,
         "port": None,
+        "reachable": True,
         "way": way,
     }
 
@@ -134,15 +136,8 @@ def _by_agent(
         with qga.Conversation(note.socket("qga"), agent.PRESENT_S) as talk:
             talk.timeout_s = ASK_S
             answer = talk.ask("guest-network-get-interfaces", tick=vm.io.checkpoint)
-    except QmpError as error:
-        refused["agent"] = error.what
-        return []
-    except TimeoutError as error:
-        is_silent = isinstance(error, qga.NoAgent)
-        refused["agent"] = str(error) if is_silent else f"it did not answer within {ASK_S:.0f} s"
-        return []
-    except OSError as error:
-        refused["agent"] = error.strerror or str(error)
+    except (OSError, QmpError) as error:
+        refused["agent"] = agent.reason(error, ASK_S)
         return []
     found: list[tuple[bool, bool, int, dict[str, Any]]] = []
     for interface in answer:
@@ -151,6 +146,7 @@ def _by_agent(
             address = _parsed(each["ip-address"])
             if address is not None:
                 row = _row(str(address), interface["name"], "agent")
+                row["reachable"] = not cards.is_user_only
                 found.append((address.is_link_local, not is_own, len(found), row))
     if not found:
         refused["agent"] = "it reports no address"

@@ -101,6 +101,15 @@ def _of_silence(talk: qga.Conversation, command: str, arguments: dict[str, Any] 
         return {}
 
 
+def reason(error: OSError | QmpError, timeout_s: float) -> str:
+    """Why the agent has not answered a question, for a row that names the agent already."""
+    if isinstance(error, QmpError):
+        return error.what.removeprefix("guest agent: ")
+    if isinstance(error, TimeoutError) and not isinstance(error, qga.NoAgent):
+        return f"it did not answer within {timeout_s:g} s"
+    return error.strerror or str(error)
+
+
 def failure(vm: BaseMachine, command: str, error: OSError | QmpError, timeout_s: float) -> QvmError:
     """The error of a machine whose agent could not be asked, or refused."""
     if isinstance(error, QmpError):

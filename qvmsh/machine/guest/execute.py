@@ -40,9 +40,9 @@ def execute(vm: BaseMachine, wish: Wish) -> Result:
     """
     wishes.require_sound(wish)
     programs.require_accepted(vm)
-    frozen.require_thawed(vm, "run a command in the guest")
     awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
     pid, note = state.require(vm, state.observe(vm), "run a command in the guest", *awake)
+    frozen.require_thawed(vm, "cannot run a command in the guest")
     began, refused = time.monotonic(), dict[str, str]()
     is_captured = vm.io.capture or vm.io.json
     if wish.timeout_s is not None:

@@ -55,8 +55,8 @@ def of(vm: BaseMachine) -> Facts:
         StateError: it is not running, held or frozen.
         GuestUnreachableError: nothing in it could be asked; with the reason of each way.
     """
-    frozen.require_thawed(vm, "ask the guest")
     _, note = state.require(vm, state.observe(vm), "ask the guest", state.RUNNING, state.STARTING)
+    frozen.require_thawed(vm, "cannot ask the guest")
     refused: dict[str, str] = {}
     with vm.io.stage("asking the guest"):
         for ask in (_by_agent, _by_script):
@@ -76,7 +76,7 @@ def _by_agent(vm: BaseMachine, note: LaunchRecord, refused: dict[str, str]) -> F
     try:
         talk = qga.Conversation(note.socket("qga"), agent.PRESENT_S)
     except OSError as error:
-        refused["agent"] = error.strerror or str(error)
+        refused["agent"] = agent.reason(error, agent.PRESENT_S)
         return None
     readers: dict[str, Callable[[], None]] = {
         "system": lambda: _system(found, talk.ask("guest-get-osinfo", tick=vm.io.checkpoint)),
@@ -93,11 +93,9 @@ def _by_agent(vm: BaseMachine, note: LaunchRecord, refused: dict[str, str]) -> F
                 if not late:
                     readers[part]()
             except QmpError as error:
-                found.missing[part] = error.what
-            except TimeoutError:
-                late = f"the guest agent did not answer within {ASK_S:.0f} s"
+                found.missing[part] = agent.reason(error, ASK_S)
             except OSError as error:
-                late = f"guest agent: {error.strerror or error}"
+                late = agent.reason(error, ASK_S)
             if late:
                 found.missing[part] = late
     if len(found.missing) < len(PARTS):

@@ -53,7 +53,8 @@ def begin(vm: BaseMachine, pid: int, note: LaunchRecord, seconds: float) -> int:
         env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         start_new_session=True,  # what is meant for our group does not end it
     )
-    assert child.stdin and child.stdout
+    assert child.stdin is not None
+    assert child.stdout is not None
     with contextlib.suppress(BrokenPipeError), child:  # without our `keep` it thaws
         found = _report(vm, child.stdout.fileno())
         if "error" in found:

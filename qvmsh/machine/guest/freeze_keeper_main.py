@@ -20,6 +20,7 @@ from qvmsh.host import locks, process
 from qvmsh.machine import log
 from qvmsh.machine.guest import agent
 from qvmsh.machine.machine import BaseMachine
+from qvmsh.machine.reports import plural
 from qvmsh.qemu import qga
 
 TYPE_CHECKING = False
@@ -110,7 +111,7 @@ class _Keeper:
                 self.qemu.wait(pause_s)
                 pause_s = min(2 * pause_s, LAST_PAUSE_S)
             else:
-                return f"thawed {count} file systems after {self.seconds:g} s" if count else ""
+                return f"thawed {plural(count, 'file system')} after {self.seconds:g} s" if count else ""
         return ""
 
 

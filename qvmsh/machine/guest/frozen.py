@@ -1,7 +1,7 @@
 """Is the guest frozen by `qvm freeze`? Its keeper holds a lock as long as it is, and thaws it.
 
     found = of(vm)              # Frozen(until=1795...), None if it is not
-    require_thawed(vm, "snapshot save")
+    require_thawed(vm, "cannot archive")
     end_keeper(vm)
 
 The lock's file names the keeper and the time (`host.locks`). The keeper empties it at its end; a file that
@@ -49,7 +49,7 @@ class Frozen:
         if self.until is None:
             return "the guest's file systems may be frozen: what was to thaw them was killed"
         if self.until < time.time():
-            return "the guest's file systems are frozen, and the guest agent does not thaw them"
+            return "the guest's file systems are frozen; thawing them in time has not worked yet"
         clock = time.strftime("%T", time.localtime(self.until))
         return f"the guest's file systems are frozen until {clock} (`qvm freeze`)"
 
@@ -73,8 +73,11 @@ def of(vm: BaseMachine) -> Frozen | None:
     return Frozen(None, 0) if is_left else None
 
 
-def require_thawed(vm: BaseMachine, what: str) -> None:
+def require_thawed(vm: BaseMachine, cannot: str) -> None:
     """Refuse what needs the guest while its file systems are frozen.
+
+    Args:
+        cannot: how the error begins.
 
     Raises:
         StateError: they are.
@@ -82,7 +85,7 @@ def require_thawed(vm: BaseMachine, what: str) -> None:
     found = of(vm)
     if found is not None:
         raise StateError(
-            f"cannot {what}: {found}", machine=vm.name, hint="`qvm thaw` thaws them now", actual="frozen"
+            f"{cannot}: {found}", machine=vm.name, hint="`qvm thaw` thaws them now", actual="frozen"
         )
 
 

@@ -74,7 +74,8 @@ class Facts(Report):
         if self.clock_behind_s is not None and self.clock_within_s is not None:
             rows.append(("clock", off(self.clock_behind_s, self.clock_within_s)))
         rows += [(part.replace("_", " "), f"unknown: {why}") for part, why in self.missing.items()]
-        lines, last = [f"{self.machine}: by {BY[self.via]}"], ""
+        refused = "".join(f"; not by {BY[way]}: {why}" for way, why in self.refused.items())
+        lines, last = [f"{self.machine}: by {BY[self.via]}{refused}"], ""
         for name, text in rows:
             if text:
                 lines.append(f"  {name if name != last else '':14}{text}")
@@ -117,7 +118,8 @@ class Addresses(Report):
     Args:
         machine: its name.
         addresses: each with `address`; `family` (`inet`, `inet6`); `interface`, the guest's name for it;
-            `port`, if only this port leads to the guest (to its ssh); `way`, which says where the address
+            `port`, if only this port leads to the guest (to its ssh); `reachable`, false behind user
+            networking; `way`, which says where the address
             is known from: `agent`, `forward` (user networking), `lease` or `neighbour` (the host's tables).
         refused: the ways that gave none, each with the reason.
         family: only its addresses are printed, bare.
@@ -155,7 +157,8 @@ def _described(row: Mapping[str, Any]) -> str:
         return f"{row['address']}:{row['port']} on the host leads to the guest's ssh (user networking)"
     source = {"agent": "from the guest agent", "lease": "from the lease", "neighbour": "from the ARP table"}
     place = f" on {row['interface']}" if row["interface"] else ""
-    return f"{row['address']}{place}, {source[row['way']]}"
+    far = "" if row["reachable"] else "; not reachable from the host (user networking)"
+    return f"{row['address']}{place}, {source[row['way']]}{far}"
 
 
 class ClockSet(Report):

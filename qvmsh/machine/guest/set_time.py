@@ -37,8 +37,8 @@ def set_time(vm: BaseMachine) -> ClockSet:
         GuestUnreachableError: nothing in it could be asked.
         QvmError: nothing in it may set the clock.
     """
-    frozen.require_thawed(vm, "set the clock")
     _, note = state.require(vm, state.observe(vm), "set the clock", state.RUNNING, state.STARTING)
+    frozen.require_thawed(vm, "cannot set the clock")
     refused: dict[str, str] = {}
     with vm.io.stage("setting the guest's clock"):
         found = _by_agent(vm, note, refused) or _by_script(vm, refused)
@@ -62,14 +62,12 @@ def _by_agent(vm: BaseMachine, note: LaunchRecord, refused: dict[str, str]) -> C
                 try:
                     talk.ask("guest-set-time", {"time": time.time_ns()}, tick=vm.io.checkpoint)
                 except QmpError as error:  # it may have set the clock, but not the hardware's
-                    reason = error.what
+                    reason = agent.reason(error, ASK_S)
                 now, within = clock.difference(ask)
                 if abs(now) <= TOLERATED_S + within:
                     return ClockSet(vm.name, "agent", was_behind_s=was, behind_s=now, within_s=within)
-    except QmpError as error:
-        reason = error.what
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, QmpError) as error:
+        reason = agent.reason(error, ASK_S)
     refused["agent"] = reason
     return None
 

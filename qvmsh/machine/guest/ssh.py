@@ -138,9 +138,10 @@ def taken(
 
 def _of_running(vm: BaseMachine, what: str) -> ssh_connection.Link:
     programs.require_accepted(vm)
-    frozen.require_thawed(vm, what)
     awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
-    return link(vm, state.require(vm, state.observe(vm), what, *awake)[1])
+    _, note = state.require(vm, state.observe(vm), what, *awake)
+    frozen.require_thawed(vm, f"cannot {what}")
+    return link(vm, note)
 
 
 def refusal(

@@ -12,6 +12,7 @@ from qvmsh.errors import UsageError
 from qvmsh.machine import log, state
 from qvmsh.machine.guest import agent, freeze_keeper, frozen
 from qvmsh.machine.power.reports import Froze, Thawed
+from qvmsh.machine.reports import plural
 from qvmsh.machine.work.lock import work_lock
 
 TYPE_CHECKING = False
@@ -33,11 +34,11 @@ def freeze(vm: BaseMachine, *, seconds: float) -> Froze:
         raise UsageError(f"freeze: --timeout {seconds:g}: must be between 0 and {LONGEST_S:.0f} seconds")
     with work_lock(vm, "freeze"):
         pid, note = state.require(vm, state.observe(vm), "freeze", state.RUNNING)
-        frozen.require_thawed(vm, "freeze")
+        frozen.require_thawed(vm, "cannot freeze")
         with vm.io.stage("freezing the guest's file systems"):
             count = freeze_keeper.begin(vm, pid, note, seconds)
         until = time.time() + seconds
-    log.note(vm, f"froze {count} file systems for {seconds:g} s")
+    log.note(vm, f"froze {plural(count, 'file system')} for {seconds:g} s")
     return Froze(vm.name, count, seconds, until)
 
 
@@ -53,5 +54,5 @@ def thaw(vm: BaseMachine) -> Thawed:
         count = agent.ask(vm, note, "guest-fsfreeze-thaw", timeout_s=frozen.THAW_S)
         frozen.end_keeper(vm)
     if count:
-        log.note(vm, f"thawed {count} file systems")
+        log.note(vm, f"thawed {plural(count, 'file system')}")
     return Thawed(vm.name, count)

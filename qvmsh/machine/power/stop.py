@@ -265,7 +265,7 @@ def save(vm: BaseMachine, name: str, *, has_suspend: bool, timeout_s: float | No
         vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
     with work_lock(vm, "stop"):
         journal.require_none(vm)
-        frozen.require_thawed(vm, "save the state")
+        frozen.require_thawed(vm, "cannot save the state")
         seen, pid, note = require_live(vm, "save the state")
         assert note is not None
         state.require_sound(vm, seen, "save the state")

@@ -77,7 +77,7 @@ def work_lock(vm: BaseMachine, what: str, *, is_looking: bool = False) -> locks.
         ) from None
     if what in NEEDS_THAWED:
         try:
-            frozen.require_thawed(vm, what)
+            frozen.require_thawed(vm, _cannot(what))
         except StateError:
             lock.release()
             raise

@@ -19,6 +19,7 @@ from subprocess import DEVNULL, PIPE
 from qvmsh import errors
 from qvmsh.errors import DeadlineError, QvmError
 from qvmsh.host import process
+from qvmsh.machine.guest import agent
 from qvmsh.machine.guest.frozen import KEEPER
 
 TYPE_CHECKING = False
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
 
+FREEZE_S = 30.0
+"""How long the guest may take to write out what it holds back."""
 BEGIN_S = 90.0
 """How long the keeper may take to freeze the guest, with its own start on a busy host."""
 _MOST_BYTES = 65536
@@ -39,7 +42,10 @@ def begin(vm: BaseMachine, pid: int, note: LaunchRecord, seconds: float) -> int:
     Raises:
         QvmError: it is not frozen; the keeper's own error, or that there is no keeper.
     """
-    order = {"directory": vm.directory, "pid": pid, "socket": note.socket("qga"), "seconds": seconds}
+    order = {
+        "directory": vm.directory, "pid": pid, "socket": note.socket("qga"), "seconds": seconds,
+        "present_s": agent.PRESENT_S, "freeze_s": FREEZE_S,
+    }  # fmt: skip
     words = [sys.executable, "-X", "utf8", "-P", "-m", KEEPER, json.dumps(order)]
     package = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
     paths = [package, os.environ.get("PYTHONPATH", "")]

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
+import time
 
 from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import locks, process
@@ -27,26 +29,30 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-FREEZE_S = 30.0
-"""How long the guest may take to write out what it holds back."""
 THAW_S = 10.0
 READ_S = 20.0
 """How long qvm may take to read that the guest is frozen."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 10.0
 """The time between two attempts to thaw."""
+GIVE_UP_S = 300.0
+"""How long a guest is tried to be thawed that may not be frozen."""
 
 
 class _Keeper:
     """One freeze.
 
     Args:
-        order: the machine's directory, QEMU's pid, the agent's socket, the seconds.
+        order: the machine's directory, QEMU's pid, the agent's socket, the seconds; how long the agent may
+            take to show that it is there, and to freeze the guest.
     """
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.vm = BaseMachine(order["directory"])
         self.seconds = float(order["seconds"])
         self.path: str = order["socket"]
+        self.present_s, self.freeze_s = float(order["present_s"]), float(order["freeze_s"])
+        self.is_uncertain = False
+        """It is not known whether the guest is frozen."""
         self.qemu = process.Process(order["pid"])
         self.asked, self._ask = os.pipe()
         """Readable after SIGTERM."""
@@ -67,22 +73,26 @@ class _Keeper:
         """Freeze the guest; return the number of its frozen file systems.
 
         Raises:
-            QvmError: it is not frozen.
+            QvmError: it is not frozen, or that `is_uncertain`.
         """
         try:
-            with qga.Conversation(self.path, agent.PRESENT_S) as talk:
-                talk.timeout_s = FREEZE_S
+            with qga.Conversation(self.path, self.present_s) as talk:
+                talk.timeout_s = self.freeze_s
                 if talk.ask("guest-fsfreeze-status") == "frozen":
                     raise StateError(
                         "the guest's file systems are frozen already", hint="`qvm thaw` thaws them"
                     )
+                self.is_uncertain = True
                 count: int = talk.ask("guest-fsfreeze-freeze")
+                self.is_uncertain = False
         except (OSError, QmpError) as error:
-            if not isinstance(error, QmpError | qga.NoAgent):
-                self.thaw()  # it may have come late
-            raise agent.failure(self.vm, "guest-fsfreeze-freeze", error, FREEZE_S) from None
+            self.is_uncertain = self.is_uncertain and not isinstance(error, QmpError)
+            failure = agent.failure(self.vm, "guest-fsfreeze-freeze", error, self.freeze_s)
+            if self.is_uncertain:
+                failure.hint = "if it freezes late it is thawed; `qvm status` shows the machine's state"
+            raise failure from None
         if count < 1:
-            self.thaw()
+            self.is_uncertain = count < 0
             raise QvmError(
                 "no file system of the guest could be frozen",
                 hint="`qvm info` lists the guest's file systems",
@@ -99,10 +109,10 @@ class _Keeper:
         """Wait for the end of the time, of QEMU, or for SIGTERM."""
         process.wait_readable([self.qemu.fd, self.asked], self.seconds)
 
-    def thaw(self) -> str:
-        """Thaw the guest; return what became of it."""
-        pause_s = FIRST_PAUSE_S
-        while not self.qemu.wait(0):
+    def thaw(self, limit_s: float = math.inf) -> str:
+        """Thaw the guest, however long that takes; return what became of it."""
+        pause_s, until = FIRST_PAUSE_S, time.monotonic() + limit_s
+        while time.monotonic() < until and not self.qemu.wait(0):
             try:
                 count = qga.ask(self.path, "guest-fsfreeze-thaw", timeout_s=THAW_S)
             except QmpError as error:
@@ -131,13 +141,19 @@ def main() -> None:
         keeper.catch()
         lock = locks.WorkLock(vm.files.freeze_lock, f"freeze {keeper.seconds:g}").acquire()
     except (OSError, QvmError, locks.Held) as error:
-        return _say({"error": QvmError(f"the guest cannot be frozen: {error}").as_json()})
+        _say({"error": QvmError(f"the guest cannot be frozen: {error}").as_json()})
+        return
     with lock:
         try:
             count = keeper.freeze()
         except QvmError as error:
-            os.ftruncate(lock.fd, 0)
-            return _say({"error": error.as_json()})
+            if not keeper.is_uncertain:
+                os.ftruncate(lock.fd, 0)
+            _say({"error": error.as_json()})
+            if keeper.is_uncertain:
+                keeper.thaw(GIVE_UP_S)
+                os.ftruncate(lock.fd, 0)
+            return
         _say({"count": count})
         if keeper.is_heard():
             keeper.wait()
@@ -145,7 +161,6 @@ def main() -> None:
         if done:
             log.note(vm, done, is_error=done.startswith("could not"))
         os.ftruncate(lock.fd, 0)
-    return None
 
 
 if __name__ == "__main__":

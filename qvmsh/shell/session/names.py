@@ -142,7 +142,8 @@ class Qmp(Command):
             try:
                 return super(Qmp, self).__call__(*_request((name.replace("_", "-"),), arguments)).value
             except QmpError as error:
-                if error.error_class != "CommandNotFound" or "_" not in name:
+                is_unknown = error.error_class == "CommandNotFound" and "disabled" not in error.what
+                if not is_unknown or "_" not in name:
                     raise
             return super(Qmp, self).__call__(*_request((name,), arguments)).value
 

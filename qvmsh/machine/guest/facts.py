@@ -19,6 +19,7 @@ from qvmsh.machine.guest.reports import Facts
 from qvmsh.machine.guest.wish import Wish
 from qvmsh.machine.reports import stamp
 from qvmsh.qemu import qga
+from qvmsh.qemu.qmp import Nonsense
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _by_agent(vm: BaseMachine, note: LaunchRecord, refused: dict[str, str]) -> F
             try:
                 if not late:
                     readers[part]()
-            except QmpError as error:
+            except (QmpError, Nonsense) as error:
                 found.missing[part] = agent.reason(error, ASK_S)
             except OSError as error:
                 late = agent.reason(error, ASK_S)

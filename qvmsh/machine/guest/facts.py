@@ -161,7 +161,16 @@ def _by_script(vm: BaseMachine, _note: LaunchRecord, refused: dict[str, str]) ->
         return None
     after = time.time()
     found = Facts(vm.name, done.via, refused=refused)
-    parts = _sections(str(done))
+    read_script(found, str(done), before, after)
+    if len(found.missing) < len(PARTS):
+        return found
+    refused[done.via] = "the guest's shell printed nothing of use"
+    return None
+
+
+def read_script(found: Facts, text: str, before: float, after: float) -> None:
+    """Read what `SCRIPT` has printed between two moments."""
+    parts = _sections(text)
     readers: dict[str, Callable[[list[str]], None]] = {
         "system": lambda lines: _system(found, _of_uname(lines)),
         "host_name": lambda lines: _host_name(found, {"host-name": lines[0]}),
@@ -174,10 +183,6 @@ def _by_script(vm: BaseMachine, _note: LaunchRecord, refused: dict[str, str]) ->
             read(parts[part])
         except (KeyError, ValueError, IndexError):
             found.missing[part] = "the guest has no program that shows it"
-    if len(found.missing) < len(readers):
-        return found
-    refused[done.via] = "the guest's shell printed nothing of use"
-    return None
 
 
 def _sections(text: str) -> dict[str, list[str]]:

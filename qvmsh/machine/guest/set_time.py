@@ -27,6 +27,11 @@ TOLERATED_S = 1.0
 """How far the clock may be off afterwards: a busy guest may set it late."""
 LEAST_S = 1.0
 """How far it must be off at least to be set by a script, which reads whole seconds."""
+CHANGE = (
+    "if [ $(id -u) = 0 ]; then sudo=; else sudo='sudo -n'; fi; "
+    "$sudo date -s @$(( $(date +%s) + {} )) >/dev/null"
+)
+"""busybox's `date -s` ends with 0 although it may not set the clock."""
 
 
 def set_time(vm: BaseMachine) -> ClockSet:
@@ -83,9 +88,7 @@ def _by_script(vm: BaseMachine, refused: dict[str, str]) -> ClockSet:
         was = _look(vm, "true", refused)
     now = was
     if abs(was.behind_s) > LEAST_S + was.within_s:
-        change = f"t=$(( $(date +%s) + {round(was.behind_s)} ))"
-        line = f"{change}; date -s @$t >/dev/null 2>&1 || sudo -n date -s @$t >/dev/null"
-        now = _look(vm, line, refused)
+        now = _look(vm, CHANGE.format(round(was.behind_s)), refused)
     if abs(now.behind_s) > LEAST_S + now.within_s:
         raise QvmError(
             f"the guest's clock could not be set; it is {off(now.behind_s, now.within_s)}", machine=vm.name,

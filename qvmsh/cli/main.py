@@ -60,9 +60,7 @@ BY_ROOT = frozenset({
 """What root does itself in a directory that root owns, even if VM_MACHINE_OWNER is another account."""
 PLACING = frozenset(("config", "create", "import", "restore"))
 """Commands whose words may be other paths."""
-FOREIGN = frozenset((
-    "agent", "cmd", "config", "dryrun", "env", "info", "logs", "qmp", "serial", "stderr", "stdout",
-))  # fmt: skip
+FOREIGN = frozenset(("cmd", "config", "dryrun", "env", "logs", "qmp", "serial", "stderr", "stdout"))
 """Commands whose output is QEMU's, the guest's, or in the user's own words."""
 
 

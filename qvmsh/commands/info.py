@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @command(group="guest", words="machines")
 def info(vm: BaseMachine) -> Facts:
-    """Show what the guest says about itself: system, users, file systems, clock.
+    """Show what the guest says about its system, users, disks and clock.
 
     By the guest agent; without one, by a script over ssh or the serial console. What could not be had
     is shown with the reason. What is known from outside, `qvm status -v` shows.

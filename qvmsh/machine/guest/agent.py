@@ -3,7 +3,7 @@
     execute(vm, ("guest-get-osinfo", {}), timeout_s=60.0)       # {"id": "debian", ...}
     ask(vm, note, "guest-fsfreeze-thaw", timeout_s=10.0)        # 2
 
-What answers may be hostile: an answer has a deadline and a limit, and whoever reads it checks its shape.
+What answers may be hostile: an answer has a deadline and a limit; check its shape before use.
 Source: QEMU docs/interop/qemu-ga-ref.
 """
 

@@ -67,7 +67,7 @@ def execute(vm: BaseMachine, wish: Wish) -> Result:
 
 
 def captured(vm: BaseMachine, wish: Wish) -> Result:
-    """As `execute`; the output is in the result alone, whoever asks."""
+    """As `execute`; the output is in the result alone, on the command line too."""
     return execute(vm.with_io(_Capturing(vm.io)), wish)
 
 

@@ -75,18 +75,14 @@ def work_lock(vm: BaseMachine, what: str, *, is_looking: bool = False) -> locks.
         raise LockedError(
             f"{_cannot(what)}: {held.by} is working on it", machine=vm.name, hint="wait for it to end"
         ) from None
-    if what in NEEDS_THAWED:
-        try:
+    try:
+        if what in NEEDS_THAWED:
             frozen.require_thawed(vm, _cannot(what))
-        except StateError:
-            lock.release()
-            raise
-    if what != "doctor" and (journal.is_left(vm) or os.path.lexists(vm.files.recovered)):
-        try:
+        if what != "doctor" and (journal.is_left(vm) or os.path.lexists(vm.files.recovered)):
             _recover(vm, what)
-        except BaseException:
-            lock.release()
-            raise
+    except BaseException:
+        lock.release()
+        raise
     notes_of_making = registry.making_folder(vm.environ)
     if what != "doctor" and notes_of_making and os.path.lexists(notes_of_making):
         from qvmsh.machine.work import creation_folder

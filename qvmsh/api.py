@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+from qvmsh.commands import agent as _agent
 from qvmsh.commands import allow as _allow
 from qvmsh.commands import archive as _archive
 from qvmsh.commands import clone as _clone
@@ -31,6 +32,8 @@ from qvmsh.commands import env as _env
 from qvmsh.commands import exec_ as _exec
 from qvmsh.commands import export as _export
 from qvmsh.commands import forward as _forward
+from qvmsh.commands import freeze as _freeze
+from qvmsh.commands import info as _info
 from qvmsh.commands import init as _init
 from qvmsh.commands import kill as _kill
 from qvmsh.commands import logs as _logs
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
 class Machine(machine.BaseMachine):
     """A machine with every command as a method; see `machine.machine.BaseMachine`."""
 
+    agent = _agent.agent
     allow = _allow.allow
     archive = _archive.archive
     clone = _clone.clone
@@ -94,7 +98,10 @@ class Machine(machine.BaseMachine):
     forward_add = _forward.forward_add
     forward_list = _forward.forward_list
     forward_remove = _forward.forward_remove
+    freeze = _freeze.freeze
+    info = _info.info
     init = _init.init
+    ip = _info.ip
     kill = _kill.kill
     logs = _logs.logs
     monitor = _monitor.monitor
@@ -105,6 +112,7 @@ class Machine(machine.BaseMachine):
     restore = _restore.restore
     run = _run.run
     serial = _logs.serial
+    set_time = _info.set_time
     sh = _sh.sh
     snapshot_delete = _snapshot.snapshot_delete
     snapshot_diff = _snapshot.snapshot_diff
@@ -125,6 +133,7 @@ class Machine(machine.BaseMachine):
     stop = _stop.stop
     wakeup = _wakeup.wakeup
     suspend = _suspend.suspend
+    thaw = _freeze.thaw
     resume = _resume.resume
     restart = _restart.restart
     qmp = _qmp.qmp

@@ -210,6 +210,8 @@ class _Line:
             return self._of_monitor(kind, [*before, last])
         if kind == "script" and before:
             return Completions(kind=FILES)
+        if kind == "agent":
+            return Completions() if before else Completions(self._of_agent()).starting(last)
         return self._of_kind(kind, last)
 
     def _of_monitor(self, kind: str, words: list[str]) -> Completions:
@@ -219,6 +221,12 @@ class _Line:
             return Completions()
         found = vocabulary.human(words) if kind == "hmp" else vocabulary.machine(words)
         return Completions(found, "" if found or kind == "qmp" else FILES if len(words) > 1 else "")
+
+    def _of_agent(self) -> list[Row]:
+        from qvmsh.machine.terminal import completion
+
+        vm = self.surroundings.machine(self.common)
+        return completion.agent_commands(vm) if vm is not None else []
 
     def _of_kind(self, kind: str | None, last: str) -> Completions:
         if kind in (FILES, "script"):

@@ -27,6 +27,8 @@ def perform(bound: Bound, io: Io) -> int | None:
     entry, common = bound.entry, bound.common
     if entry.words == "first" and len(bound.words) > len(entry.positionals):
         _take_first(bound)
+    if entry.verb == "freeze":
+        _take_seconds(bound)
     most = common.pop("parallel", None)
     if entry.words != "machines" or not (bound.words or common.get("label") or common.get("all")):
         return None
@@ -56,6 +58,20 @@ def perform(bound: Bound, io: Io) -> int | None:
         if found and isatty(io.stdin):
             return fanout.run_one_by_one(bound, jobs)
     return fanout.run(bound, jobs, io, most or max(LEAST_PARALLEL, os.cpu_count() or 1))
+
+
+def _take_seconds(bound: Bound) -> None:
+    """`freeze 120 web`: a number is the time, as after `--timeout`."""
+    given = [word for word in bound.words if word.isdecimal()]
+    if not given:
+        return
+    if len(given) > 1 or "timeout" in bound.options:
+        raise UsageError(
+            f"freeze: {given[-1]}: the seconds are given twice",
+            hint="`./2` is the machine in the directory 2",
+        )
+    bound.options["timeout"] = float(given[0])
+    bound.words.remove(given[0])
 
 
 def _take_first(bound: Bound) -> None:

@@ -31,7 +31,7 @@ class Opt:
         flags: short flag and other spellings; `--name-of-the-parameter` is always one.
         metavar: the placeholder for the value in the help.
         complete: what completes the value: `file`, `dir`, `snapshot`, `archive`, `image`, `builtin`,
-            `machine`, `deleted`, `variable`, `hmp`, `qmp`, `script`, `disk`.
+            `machine`, `deleted`, `variable`, `hmp`, `qmp`, `agent`, `script`, `disk`.
         choices: the only values allowed.
         excludes: names of parameters that cannot be given together with this one.
         is_last: the words after its value are not options of qvm (`sh -c CODE --b`).

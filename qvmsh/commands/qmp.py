@@ -44,6 +44,7 @@ def qmp(
         DeadlineError: fewer events than --count arrived in time.
     """
     from qvmsh.machine.monitor import qmp
+    from qvmsh.qemu import request_words
 
     if not events and (count is not None or timeout is not None):
         raise UsageError("qmp: --count and --timeout require --events")
@@ -62,7 +63,7 @@ def qmp(
             raise UsageError("qmp: --events here needs an end", hint="add --count or --timeout")
         qmp.follow(vm, words, count=count, timeout_s=timeout, answer=answer)
     elif words:
-        qmp.execute(vm, [qmp.request(words)], answer)
+        qmp.execute(vm, [request_words.request(words)], answer)
     else:
         qmp.execute(vm, qmp.requests(io.stdin), answer)
     return Answers(

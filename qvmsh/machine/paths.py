@@ -62,6 +62,11 @@ class Files:
         return self._at(".qvm", "wait.lock")
 
     @property
+    def freeze_lock(self) -> str:
+        """Held by what thaws the guest that `freeze` has frozen."""
+        return self._at(".qvm", "freeze.lock")
+
+    @property
     def archive_journal(self) -> str:
         """The journal of an archive or restore; while it exists, the next command recovers that first."""
         return self._at(".qvm", "archive.unfinished")

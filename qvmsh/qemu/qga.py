@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import time
 
-from qvmsh.qemu.qmp import Line, checked, dumps, failure
+from qvmsh.qemu.qmp import TICK_S, Line, Nonsense, checked, dumps, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -99,17 +100,33 @@ class Conversation(Line):
         except TimeoutError:
             raise NoAgent(f"no answer within {self.timeout_s:.0f} s") from None
 
-    def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """Execute `command`, return its value; errors as the function `ask`."""
-        self._begin(self.timeout_s)
-        return self._execute(command, arguments)
+    def ask(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        tick: Callable[[], None] | None = None,
+    ) -> Any:
+        """Execute `command`, return its value; errors as the function `ask`.
 
-    def _execute(self, command: str, arguments: dict[str, Any] | None) -> Any:
+        Args:
+            tick: called some times a second while the agent is silent.
+        """
+        self._begin(self.timeout_s)
+        return self._execute(command, arguments, tick)
+
+    def _execute(
+        self, command: str, arguments: dict[str, Any] | None, tick: Callable[[], None] | None = None
+    ) -> Any:
         self._request(command, arguments)
+        while tick and not self.is_readable(min(TICK_S, self._left(self._until) or TICK_S)):
+            tick()
         reply = self._read()
         if "error" in reply:
             raise failure(f"guest agent: {command}", reply["error"])
-        return checked(command, reply.get("return"))
+        if "return" not in reply:
+            raise Nonsense("the answer is not that of a guest agent")
+        return checked(command, reply["return"])
 
     def _request(self, command: str, arguments: dict[str, Any] | None) -> None:
         self._send(dumps({"execute": command} | ({"arguments": arguments} if arguments else {})) + "\n")

@@ -120,7 +120,30 @@ SHAPES: dict[str, Any] = {
         "err-truncated?": bool,
     },
     "guest-fsfreeze-freeze": int,
+    "guest-fsfreeze-status": str,
+    "guest-fsfreeze-thaw": int,
+    "guest-get-fsinfo": [
+        {"name": str, "mountpoint": str, "type": str, "used-bytes?": int, "total-bytes?": int}
+    ],
+    "guest-get-host-name": {"host-name": str},
+    "guest-get-osinfo": {
+        "id?": str,
+        "name?": str,
+        "pretty-name?": str,
+        "version-id?": str,
+        "kernel-release?": str,
+        "machine?": str,
+    },
     "guest-get-time": int,
+    "guest-get-users": [{"user": str, "domain?": str}],
+    "guest-info": {"version?": str, "supported_commands": [{"name": str, "enabled": bool}]},
+    "guest-network-get-interfaces": [
+        {
+            "name": str,
+            "hardware-address?": str,
+            "ip-addresses?": [{"ip-address": str, "ip-address-type": str, "prefix?": int}],
+        }
+    ],
     "human-monitor-command": str,
     "qom-list": [{"name": str, "type": str}],
     "qom-list-types": [{"name": str, "parent?": str}],
@@ -229,6 +252,18 @@ class Line:
 
     def close(self) -> None:
         self._socket.close()
+
+    def has_message(self) -> bool:
+        """True if a whole message has been received already."""
+        return b"\n" in self._rest
+
+    def is_readable(self, timeout_s: float) -> bool:
+        """True once there is something to read; False if there is nothing in that time."""
+        if self.has_message():
+            return True
+        from select import select
+
+        return bool(select([self._socket], [], [], timeout_s)[0])
 
     def _begin(self, timeout_s: float | None) -> None:
         """Set the deadline for all that follows (None: no limit)."""
@@ -369,18 +404,6 @@ class Exchange(Line):
                 return checked(command, reply["return"])
             if "error" in reply:
                 raise failure(command, reply["error"])
-
-    def has_message(self) -> bool:
-        """True if a whole message has been received already."""
-        return b"\n" in self._rest
-
-    def is_readable(self, timeout_s: float) -> bool:
-        """True once there is something to read; False if there is nothing in that time."""
-        if self.has_message():
-            return True
-        from select import select
-
-        return bool(select([self._socket], [], [], timeout_s)[0])
 
     def message(self, timeout_s: float | None = None) -> dict[str, Any]:
         """The next message, whatever it is: for a caller that follows events."""

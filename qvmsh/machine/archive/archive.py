@@ -24,7 +24,7 @@ from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Archived
 from qvmsh.machine.archive.writer import Writer
 from qvmsh.machine.create import layers as create_layers
-from qvmsh.machine.guest import sleep
+from qvmsh.machine.guest import frozen, sleep
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.reports import plural
@@ -55,6 +55,7 @@ def archive(vm: BaseMachine, wish: Wish) -> Archived:
     _require_sense(vm, wish)
     began = time.monotonic()
     with work_lock(vm, "archive"):
+        frozen.require_thawed(vm, "cannot archive")
         seen = state.observe(vm)
         stores.require_mounted(vm)
         identity.uuid_of(vm)  # archives are matched by it

@@ -88,6 +88,12 @@ def _behind(ask: Callable[[], float], tolerated_s: float = 1.0) -> float:
     return found if abs(found) >= tolerated_s else 0.0
 
 
+def difference(ask: Callable[[], float]) -> tuple[float, float]:
+    """How far the guest's clock is behind the host's, and how exactly that is known, in seconds."""
+    before, guests, after = time.time(), ask(), time.time()
+    return (before + after) / 2 - guests, (after - before) / 2
+
+
 def _outcome(behind: float, by: str) -> str:
     if not behind:
         return "clock is right"

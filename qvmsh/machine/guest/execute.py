@@ -13,8 +13,9 @@ import time
 from dataclasses import replace
 
 from qvmsh.errors import GuestUnreachableError
-from qvmsh.io import unwritable
+from qvmsh.io import Io, unwritable
 from qvmsh.machine import programs, state
+from qvmsh.machine.guest import frozen
 from qvmsh.machine.guest import wish as wishes
 from qvmsh.machine.guest.transports import agent, serial, ssh
 from qvmsh.machine.guest.wish import Unusable
@@ -41,6 +42,7 @@ def execute(vm: BaseMachine, wish: Wish) -> Result:
     programs.require_accepted(vm)
     awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
     pid, note = state.require(vm, state.observe(vm), "run a command in the guest", *awake)
+    frozen.require_thawed(vm, "cannot run a command in the guest")
     began, refused = time.monotonic(), dict[str, str]()
     is_captured = vm.io.capture or vm.io.json
     if wish.timeout_s is not None:
@@ -62,6 +64,22 @@ def execute(vm: BaseMachine, wish: Wish) -> Result:
         "no way leads into the guest, so nothing was run", machine=vm.name, details=why,
         hint="`qvm status` shows the machine's state; `qvm console` is the guest's serial console",
     )  # fmt: skip
+
+
+def captured(vm: BaseMachine, wish: Wish) -> Result:
+    """As `execute`; the output is in the result alone, on the command line too."""
+    return execute(vm.with_io(_Capturing(vm.io)), wish)
+
+
+class _Capturing(Io):
+    """The caller's side of a command whose output is not for the caller."""
+
+    def __init__(self, io: Io) -> None:
+        super().__init__(capture=True, level=0, debug=io.debug)
+        self._io = io
+
+    def checkpoint(self) -> None:
+        self._io.checkpoint()
 
 
 def _write(vm: BaseMachine, done: Result) -> None:

@@ -13,6 +13,7 @@ from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh_connection, sshd
 from qvmsh.machine import identity, programs, ready_sign, state
+from qvmsh.machine.guest import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,7 +172,9 @@ def reachable(vm: BaseMachine, what: str) -> ssh_connection.Link:
     """The ssh of a machine whose guest may answer; errors as for `connect`, without a login."""
     programs.require_accepted(vm)
     awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
-    return link(vm, state.require(vm, state.observe(vm), what, *awake)[1])
+    _, note = state.require(vm, state.observe(vm), what, *awake)
+    frozen.require_thawed(vm, f"cannot {what}")
+    return link(vm, note)
 
 
 def refusal(

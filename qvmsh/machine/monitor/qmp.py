@@ -1,10 +1,8 @@
 """QMP for users: one command, several from a stream, the events as they come.
 
-    request(["query-status"])                        # ("query-status", {})
-    request(["device_del", "id=nic0"])               # ("device_del", {"id": "nic0"})
     execute(vm, [("query-status", {})])              # [{"status": "running", ...}]
 
-Source: QEMU docs/interop/qmp-spec; the words are those of QEMU's own qmp-shell.
+Source: QEMU docs/interop/qmp-spec.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from qvmsh.machine import state
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation, hmp
 from qvmsh.qemu import qmp
+from qvmsh.qemu.request_words import of_object
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,82 +27,10 @@ if TYPE_CHECKING:
     from qvmsh.io import Io
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
-
-    Request = tuple[str, dict[str, Any]]
+    from qvmsh.qemu.request_words import Request
 
 LOADS = ("snapshot-load", "loadvm")
 """Commands after which an ssh connection that is kept open would hang: the guest knows another one."""
-
-
-def request(words: Sequence[str]) -> Request:
-    """The QMP command that the words of a command line mean.
-
-    Args:
-        words: one JSON object; or a command's name, then `key=value` (a value is JSON where it can
-            be, else text; `a.b=1` is a value in an object) or one JSON object of arguments.
-
-    Raises:
-        UsageError: they mean none.
-    """
-    if words[0].lstrip().startswith("{"):
-        return _of_object(_document(" ".join(words)))
-    command, *rest = words
-    arguments: dict[str, Any] = {}
-    if rest and rest[0].lstrip().startswith("{"):
-        found = _document(" ".join(rest))
-        if not isinstance(found, dict):
-            raise UsageError("qmp: the arguments must be one JSON object")
-        return command, found
-    for word in rest:
-        key, mark, value = word.partition("=")
-        if not mark or not key:
-            raise UsageError(
-                f"qmp: {word!r} is not an argument",
-                hint=f"`qvm qmp {command} key=value ...`, or one JSON object; `qvm cmd` takes HMP lines",
-            )
-        _put(arguments, key, _value(value))
-    return command, arguments
-
-
-def _put(arguments: dict[str, Any], key: str, value: object) -> None:
-    """Store a value; dots in its key lead into objects."""
-    *path, last = key.split(".")
-    target: Any = arguments
-    for name in path:
-        target = target.setdefault(name, {})
-        if not isinstance(target, dict):
-            raise UsageError(f"qmp: {key}: {name} is already a value, not an object")
-    if last in target:
-        raise UsageError(f"qmp: {key} is given twice")
-    target[last] = value
-
-
-def _value(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _document(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"qmp: this is not JSON: {error}") from None
-
-
-def _of_object(value: object) -> Request:
-    """The command in a QMP request object."""
-    known = {"execute", "arguments", "id"}
-    if not isinstance(value, dict) or not isinstance(value.get("execute"), str) or set(value) - known:
-        raise UsageError(
-            "qmp: a command is an object with `execute` and, if need be, `arguments`",
-            hint="""`qvm qmp '{"execute": "query-status"}'`, or `qvm qmp query-status` for short""",
-        )
-    arguments = value.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise UsageError("qmp: `arguments` must be an object")
-    return value["execute"], arguments
 
 
 def requests(stream: Iterable[str]) -> Iterator[Request]:
@@ -126,7 +53,7 @@ def requests(stream: Iterable[str]) -> Iterator[Request]:
                         hint="standard input takes QMP commands as JSON objects",
                     ) from None
                 break  # the object continues in the next line
-            yield _of_object(value)
+            yield of_object(value)
             text = text[end:]
     if text:
         raise UsageError(f"qmp: the input ends within a JSON object: {text.splitlines()[0][:60]!r}")

@@ -152,6 +152,11 @@ def look(
         return _report(vm, broken, None, is_quiet)
     seen = state.observe(vm, ask)
     ssh: bool | None = None
+    if seen.kind == state.RUNNING and os.path.lexists(vm.files.freeze_lock):
+        from qvmsh.machine.guest import frozen
+
+        if found := frozen.of(vm):
+            seen.detail, seen.hint = str(found), "`qvm thaw` thaws them"
     if has_ssh_check and seen.kind == state.RUNNING and not seen.detail and seen.note:
         from qvmsh.machine import ready_sign
 

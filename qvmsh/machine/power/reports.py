@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qvmsh.machine.reports import Report
+from qvmsh.machine.reports import Report, plural, shown, stamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,6 +177,37 @@ class Paused(Report):
         if self.paused:
             return [f"{self.machine}: paused; `qvm resume` resumes it"]
         return [f"{self.machine}: resumed" + (f"; {self.clock}" if self.clock else "")]
+
+
+class Froze(Report):
+    """Result of `freeze`: how many `file_systems` are frozen, for how many `seconds`, `until` when."""
+
+    __slots__ = ("file_systems", "machine", "seconds", "until")
+
+    def __init__(self, machine: str, file_systems: int, seconds: float, until: float) -> None:
+        self.machine = machine
+        self.file_systems = file_systems
+        self.seconds = seconds
+        self.until = stamp(until)
+
+    def shown(self) -> list[str]:
+        what = plural(self.file_systems, "file system")
+        return [f"{self.machine}: froze {what} until {shown(self.until)[11:]}; `qvm thaw` thaws earlier"]
+
+
+class Thawed(Report):
+    """Result of `thaw`: how many `file_systems` were thawed; 0 if none was frozen."""
+
+    __slots__ = ("file_systems", "machine")
+
+    def __init__(self, machine: str, file_systems: int) -> None:
+        self.machine = machine
+        self.file_systems = file_systems
+
+    def shown(self) -> list[str]:
+        if not self.file_systems:
+            return [f"{self.machine}: no file system was frozen"]
+        return [f"{self.machine}: thawed {plural(self.file_systems, 'file system')}"]
 
 
 class Suspended(Report):

@@ -15,7 +15,7 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh_connection, sshd
 from qvmsh.machine import crash, journal, log, ready_sign, snapshot_names, state
-from qvmsh.machine.guest import sleep
+from qvmsh.machine.guest import frozen, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import managed_save
@@ -233,6 +233,7 @@ def stop(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, float,
                 rung = kill.end_qemu(handle, note)
         else:
             _wake(vm, seen)
+            frozen.thaw_first(vm, note)
             try:
                 rung = Ladder(vm, pid, note, timeout_s).climb(force=force)
                 is_clean = rung in POLITE
@@ -287,6 +288,7 @@ def save(vm: BaseMachine, name: str, *, has_suspend: bool, timeout_s: float | No
         vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
     with work_lock(vm, "stop"):
         journal.require_none(vm)
+        frozen.require_thawed(vm, "cannot save the state")
         seen, pid, note = require_live(vm, "save the state")
         assert note is not None
         state.require_sound(vm, seen, "save the state")

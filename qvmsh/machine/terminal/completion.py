@@ -15,7 +15,7 @@ from qvmsh.host import locks
 from qvmsh.io import QUIET
 from qvmsh.machine import launch_record
 from qvmsh.machine.storage import own_disk
-from qvmsh.qemu import qemuimg, qmp
+from qvmsh.qemu import qemuimg, qga, qmp
 from qvmsh.qemu.monitor_completion import Vocabulary, snapshot_rows
 
 TYPE_CHECKING = False
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Found = list[tuple[str, str]]
 
 ANSWER_S = 2.0
+AGENT_S = 1.0
 
 
 def run_of(vm: BaseMachine) -> tuple[int, str] | None:
@@ -49,6 +50,16 @@ def of(vm: BaseMachine) -> Vocabulary | None:
         return qmp.ask(path, command, arguments, timeout_s=ANSWER_S)
 
     return Vocabulary(ask)
+
+
+def agent_commands(vm: BaseMachine) -> Found:
+    """The commands of the guest agent; none where it does not answer at once."""
+    if run_of(vm) is None:
+        return []
+    note = launch_record.read(vm.files)
+    assert note is not None
+    found = qga.ask(note.socket("qga"), "guest-info", timeout_s=AGENT_S)["supported_commands"]
+    return [(row["name"], "") for row in sorted(found, key=lambda row: row["name"]) if row["enabled"]]
 
 
 def snapshots(vm: BaseMachine) -> Found:

@@ -9,7 +9,7 @@ from qvmsh.errors import ConfigError, LockedError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, sockets
 from qvmsh.machine import launch_record
-from qvmsh.machine.guest import serial
+from qvmsh.machine.guest import frozen, serial
 from qvmsh.machine.work import hooks
 from qvmsh.machine.work.lock import work_lock
 
@@ -28,6 +28,7 @@ def clear(vm: BaseMachine, *, has_hook: bool = True, keeps_crash: bool = False) 
         keeps_crash: leave the pid file of one that crashed, by which the next command knows of it.
     """
     note = launch_record.read(vm.files)
+    frozen.forget(vm)
     if note:
         serial.wait_end(note.runtime)
         sockets.remove_folder(note.runtime, {os.geteuid()})

@@ -14,6 +14,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import LockedError, QvmError, StateError
 from qvmsh.host import locks, process
 from qvmsh.machine import journal, programs, registry
+from qvmsh.machine.guest import frozen
 from qvmsh.machine.storage import dependents, own_disk, volumes
 
 TYPE_CHECKING = False
@@ -24,9 +25,13 @@ NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore",
 """Verbs that fail while interrupted work is not recovered; the others only warn."""
 SPARES_DISKS = (
     "start", "run", "stop", "tidy", "reboot", "pause", "resume", "suspend", "wakeup", "snapshot verify",
-    "disk check", "export",
+    "disk check", "export", "freeze", "thaw",
 )  # fmt: skip
 """Verbs that change no existing image, or check before (`require_no_archive`)."""
+NEEDS_THAWED = (
+    "clone", "disk trim", "export", "pause", "reboot", "snapshot restore", "snapshot save", "suspend",
+)  # fmt: skip
+"""Verbs that need the guest, or would save it, frozen as it is; `archive`, `stop --savevm` check it too."""
 
 
 def work_lock(vm: BaseMachine, what: str, *, is_looking: bool = False) -> locks.WorkLock:
@@ -70,12 +75,14 @@ def work_lock(vm: BaseMachine, what: str, *, is_looking: bool = False) -> locks.
         raise LockedError(
             f"{_cannot(what)}: {held.by} is working on it", machine=vm.name, hint="wait for it to end"
         ) from None
-    if what != "doctor" and (journal.is_left(vm) or os.path.lexists(vm.files.recovered)):
-        try:
+    try:
+        if what in NEEDS_THAWED:
+            frozen.require_thawed(vm, _cannot(what))
+        if what != "doctor" and (journal.is_left(vm) or os.path.lexists(vm.files.recovered)):
             _recover(vm, what)
-        except BaseException:
-            lock.release()
-            raise
+    except BaseException:
+        lock.release()
+        raise
     notes_of_making = registry.making_folder(vm.environ)
     if what != "doctor" and notes_of_making and os.path.lexists(notes_of_making):
         from qvmsh.machine.work import creation_folder

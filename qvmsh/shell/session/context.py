@@ -17,7 +17,7 @@ from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
 from qvmsh.config.words import joined
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
-from qvmsh.shell.session.names import Command, Group, Lazy, Method, Nowhere, Qmp, pickled
+from qvmsh.shell.session.names import Agent, Command, Group, Lazy, Method, Nowhere, Qmp, pickled
 from qvmsh.shell.session.work import Works
 
 TYPE_CHECKING = False
@@ -297,7 +297,7 @@ class Context:
             word, mark, _ = verb.partition(" ")
             word = word if mark else COMMANDS[verb][1]  # `list_disk`; where it is Python's, `import_package`
             if word not in METHODS_ONLY and word.isidentifier() and word not in found:
-                made = Qmp if verb == "qmp" else Command
+                made = {"agent": Agent, "qmp": Qmp}.get(verb, Command)
                 found[word] = Group(word, self) if mark else made(verb, self)
             elif mark and isinstance(found.get(word), Command):  # `config` and `config edit`
                 setattr(found[word], verb.partition(" ")[2], Command(verb, self))

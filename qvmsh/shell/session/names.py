@@ -124,6 +124,8 @@ class Qmp(Command):
     where QEMU has no command with the `_`.
     """
 
+    WHO = "QEMU"
+
     def __call__(self, *words: Any, **options: Any) -> Any:
         own = {*(row[0] for row in self._entry.options), "io"}
         arguments = {name: options.pop(name) for name in [*options] if name not in own}
@@ -132,7 +134,7 @@ class Qmp(Command):
     def __getattr__(self, name: str) -> Any:
         known = [] if name.startswith("_") else self.__dir__()
         if name.startswith("_") or (known and name not in known):
-            raise AttributeError(f"QEMU has no command {name!r}", name=name, obj=self)
+            raise AttributeError(f"{self.WHO} has no command {name!r}", name=name, obj=self)
 
         def call(**arguments: Any) -> Any:
             from qvmsh.errors import QmpError
@@ -140,21 +142,34 @@ class Qmp(Command):
             try:
                 return super(Qmp, self).__call__(*_request((name.replace("_", "-"),), arguments)).value
             except QmpError as error:
-                if error.error_class != "CommandNotFound" or "_" not in name:
+                is_unknown = error.error_class == "CommandNotFound" and "disabled" not in error.what
+                if not is_unknown or "_" not in name:
                     raise
             return super(Qmp, self).__call__(*_request((name,), arguments)).value
 
         call.__name__ = call.__qualname__ = name
-        call.__doc__ = f"The QMP command {name.replace('_', '-')}; keywords are its arguments."
+        call.__doc__ = f"The command {name.replace('_', '-')} of {self.WHO}; keywords are its arguments."
         return call
 
     def __dir__(self) -> list[str]:
-        """The commands of the QEMU that runs now."""
+        """The commands of the QEMU, or the agent, that runs now."""
         try:
-            rows = super().__call__("query-commands").value
+            rows = self._rows()
         except QvmError:
             return []
         return sorted(row["name"].replace("-", "_") for row in rows)
+
+    def _rows(self) -> Any:
+        return super().__call__("query-commands").value
+
+
+class Agent(Qmp):
+    """`agent("guest-file-open", path="/etc/hostname")`, or `agent.guest_get_osinfo()`: as `Qmp`."""
+
+    WHO = "the guest agent"
+
+    def _rows(self) -> Any:
+        return Command.__call__(self, "guest-info").value["supported_commands"]
 
 
 def _request(words: tuple[Any, ...], arguments: dict[str, Any]) -> list[str]:

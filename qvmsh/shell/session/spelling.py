@@ -11,8 +11,8 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 
 HOST_WORDS = frozenset((
-    "exec", "env", "export", "gdb", "help", "import", "init", "kill", "list", "logs", "ls", "mount",
-    "network", "ps", "reset", "resume", "sh", "ssh", "suspend", "test", "top", "umount", "watch",
+    "exec", "env", "export", "gdb", "help", "import", "info", "init", "ip", "kill", "list", "logs", "ls",
+    "mount", "network", "ps", "reset", "resume", "sh", "ssh", "suspend", "test", "top", "umount", "watch",
 ))  # fmt: skip
 """Words that stay the host's where it has such a program: those commands are typed `vm kill`, `vm ssh`."""
 SHELL_WORDS = frozenset(("export",))

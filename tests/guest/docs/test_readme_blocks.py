@@ -27,6 +27,7 @@ LOAD = f"qvm start --loadvm {SAVED} && qvm snapshot delete {SAVED} >/dev/null"
 LOADS = {
     "docs/archive.md": [LOAD],
     "docs/console.md": [LOAD],
+    "docs/guest.md": [LOAD],
     "docs/python.md": [],
     "docs/running.md": [LOAD, "qvm start --loadvm ready"],
     "docs/shell.md": [],
@@ -60,6 +61,7 @@ NOT_RUN = {
 AGENT = "qvm ssh 'until pidof qemu-ga; do usleep 100000; done'"
 BEFORE = {
     "qvm snapshot save ready": AGENT,
+    "qvm info": AGENT,
     "qvm archive --savevm now": f"qvm -q start --loadvm ready; {AGENT}",
     "pytest -q test_disk.py": LOAD,
     "qvm disk rebase disk0 other.qcow2": "cp demo-base.qcow2 other.qcow2",

@@ -20,26 +20,25 @@ from tests.support.world import DEADLINE_S, World
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be lured")
 
 VERBS = [
-    "allow", "archive", "archive --list", "archive --verify", "cmd info status", "config",
-    "config X=1", "config --check .", "config --check DIR", "clone NEW", "clone NEW --linked",
+    "agent guest-ping", "allow", "archive", "archive --list", "archive --verify", "cmd info status",
+    "config", "config X=1", "config --check .", "config --check DIR", "clone NEW", "clone NEW --linked",
     "console", "delete -y", "delete -y --now", "create NEW --image ./x-base.qcow2",
     "disk add more.qcow2 1M", "disk check", "disk check --repair", "disk commit", "disk list",
-    "disk rebase disk0", "disk resize disk0 32M", "disk trim", "doctor", "doctor --fix", "dryrun",
-    "env", "init", "init -k", "kill", "list", "list --label x", "list -l", "logs", "logs qvm",
-    "monitor", "move NEW", "pause", "qmp query-status", "reboot", "rename new", "renew", "restart",
-    "restore latest", "restore latest NEW", "resume",
+    "disk rebase disk0", "disk resize disk0 32M", "disk trim", "doctor", "doctor --fix", "dryrun", "env",
+    "exec true", "freeze", "info", "init", "init -k", "ip", "kill", "list", "list --label x", "list -l",
+    "logs", "logs qvm", "monitor", "move NEW", "pause", "qmp query-status", "reboot", "rename new", "renew",
+    "restart", "restore latest", "restore latest NEW", "resume", "run -version", "serial", "set-time",
+    "sh -c status", "sh -c 'print(status())'", "snapshot delete s", "snapshot diff s", "snapshot list",
     "forward add 8080:80 --save", "forward list", "forward remove 8080", "ssh-config", "ssh-config --connect",
     "ssh-config --install -y", "ssh --copy-id", "ssh -L 8080:x:80 true",
-    "run -version", "serial", "sh -c status",
-    "sh -c 'print(status())'", "snapshot delete s", "snapshot diff s", "snapshot list",
     "snapshot restore s", "snapshot save t", "snapshot show s", "snapshot verify", "ssh true",
-    "start --no-wait", "status", "stderr", "stdout", "stop --force", "stop --savevm z", "suspend",
+    "start --no-wait", "status", "stderr", "stdout", "stop --force", "stop --savevm z", "suspend", "thaw",
     "wakeup",
 ]  # fmt: skip
 NAMES = [
-    "uuid", "running", "qemu.pid", "work.lock", "wait.lock", "snapshots.json", "snapshot.unfinished",
-    "archive.unfinished", "disk.adding", "settled", "known_hosts", "log", "log/qvm.log", "log/serial.log",
-    "log/qemu.stderr", "vmrc.rejected",
+    "uuid", "running", "qemu.pid", "work.lock", "wait.lock", "freeze.lock", "snapshots.json",
+    "snapshot.unfinished", "archive.unfinished", "disk.adding", "settled", "known_hosts", "log",
+    "log/qvm.log", "log/serial.log", "log/qemu.stderr", "vmrc.rejected",
 ]  # fmt: skip
 """What qvm keeps in `.qvm`."""
 

@@ -28,6 +28,7 @@ HOSTILE = "x\x1b]0;pwn\x07\x1b[2J\x9b31m\u202e\r\nforged: line\x1b[1A"
 OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[K")
 BYTES = HOSTILE.encode() + b"\x9b2J\xff"
 WORDS = {
+    "agent": [HOSTILE],
     "archive": ["--list"],
     "clone": [HOSTILE],
     "cmd": ["info", "block"],

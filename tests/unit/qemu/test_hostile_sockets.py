@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import resource
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,95 +19,27 @@ from hypothesis import strategies as st
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.qemu import qga, qmp
 from qvmsh.qemu.session import Session
+from tests.support.hostile_sockets import (
+    PATIENCE_S,
+    Answering,
+    Speak,
+    drip,
+    flood,
+    hang_up,
+    of_agent,
+    repeat,
+    requests,
+    say,
+    silence,
+)
 
 LIMIT_S = 0.2
-PATIENCE_S = 240.0
-"""On a busy machine; what has no limit never ends."""
 MEMORY_BYTES = 256 << 20
 
 VERSION = {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}
 GREETING = json.dumps({"QMP": {"version": VERSION, "capabilities": []}}).encode() + b"\n"
 BROKEN = "answer|agent|timed out|closed|reset|pipe|sense"
 """What the error says, whatever it is."""
-Speak = Callable[[socket.socket], None]
-
-
-class Answering:
-    """A listening socket, each of whose callers gets what `speak` says."""
-
-    def __init__(self, speak: Speak) -> None:
-        self._speak = speak
-        self._folder = tempfile.TemporaryDirectory(prefix="qvmt-")
-        self.path = os.path.join(self._folder.name, "s")
-        self._door = socket.socket(socket.AF_UNIX)
-        self._door.bind(self.path)
-        self._door.listen(16)
-        self._lines: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._serve, daemon=True)]
-        self._threads[0].start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                line = self._door.accept()[0]
-                self._lines.append(line)
-                self._threads.append(threading.Thread(target=self._talk, args=(line,), daemon=True))
-                self._threads[-1].start()
-
-    def _talk(self, line: socket.socket) -> None:
-        with contextlib.suppress(OSError), line:
-            self._speak(line)
-
-    def __enter__(self) -> str:
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        for each in (self._door, *self._lines):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-        for thread in self._threads:
-            thread.join(PATIENCE_S)
-        self._folder.cleanup()
-
-
-def drip(line: socket.socket) -> None:
-    while True:
-        line.sendall(b"A")
-        time.sleep(0.05)
-
-
-def flood(line: socket.socket) -> None:
-    data = b"A" * 65536
-    while True:
-        line.sendall(data)
-
-
-def repeat(data: bytes) -> Speak:
-    def speak(line: socket.socket) -> None:
-        while True:
-            line.sendall(data)
-
-    return speak
-
-
-def silence(line: socket.socket) -> None:
-    while line.recv(65536):
-        pass
-
-
-def hang_up(line: socket.socket) -> None:
-    pass
-
-
-def say(data: bytes) -> Speak:
-    def speak(line: socket.socket) -> None:
-        line.sendall(data)
-        silence(line)
-
-    return speak
-
-
 DEEP = b"[" * 100_000 + b"\n"
 ALWAYS: dict[str, Speak] = {
     "drip": drip,
@@ -124,31 +54,6 @@ ALWAYS: dict[str, Speak] = {
     "deep": say(DEEP),
     "no UTF-8": say(b'{"QMP": "\xff\xfe"}\n'),
 }
-
-
-def requests(line: socket.socket) -> Iterator[dict[str, Any]]:
-    """The requests that come, with or without a line's end (`qemu.qmp` sends none)."""
-    data = b""
-    while piece := line.recv(65536):
-        data = (data + piece).rpartition(b"\xff")[2]
-        with contextlib.suppress(ValueError):
-            while text := data.decode().lstrip():
-                found, end = json.JSONDecoder().raw_decode(text)
-                data = text[end:].encode()
-                yield found
-
-
-def of_agent(after: Speak) -> Speak:
-    """An agent that synchronises as it should, then is something else."""
-
-    def speak(line: socket.socket) -> None:
-        asked = requests(line)
-        token = next(asked)["arguments"]["id"]
-        line.sendall(b"\xff" + json.dumps({"return": token}).encode() + b"\n")
-        next(asked, None)
-        after(line)
-
-    return speak
 
 
 def of_monitor(after: Callable[[socket.socket, Any], None]) -> Speak:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from qvmsh.errors import UsageError
-from qvmsh.machine.monitor.qmp import request, requests
+from qvmsh.machine.monitor.qmp import requests
+from qvmsh.qemu.request_words import request
 
 
 @pytest.mark.parametrize(

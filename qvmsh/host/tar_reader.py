@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qvmsh.errors import ImageError, printable
-from qvmsh.machine.shelf import tar_format
-from qvmsh.machine.shelf.tar_format import BLOCK, Invalid
+from qvmsh.host import tar_format
+from qvmsh.host.tar_format import BLOCK, Invalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

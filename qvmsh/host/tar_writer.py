@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.machine.shelf import tar_format
+from qvmsh.host import tar_format
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from qvmsh.machine.shelf.scan import Scan
+    from qvmsh.host.scan import Scan
 
 
 class Writer:

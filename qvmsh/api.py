@@ -29,11 +29,13 @@ from qvmsh.commands import doctor as _doctor
 from qvmsh.commands import dryrun as _dryrun
 from qvmsh.commands import env as _env
 from qvmsh.commands import export as _export
+from qvmsh.commands import get as _get
 from qvmsh.commands import init as _init
 from qvmsh.commands import kill as _kill
 from qvmsh.commands import logs as _logs
 from qvmsh.commands import monitor as _monitor
 from qvmsh.commands import pause as _pause
+from qvmsh.commands import put as _put
 from qvmsh.commands import qmp as _qmp
 from qvmsh.commands import reboot as _reboot
 from qvmsh.commands import rename as _rename
@@ -108,6 +110,8 @@ class Machine(machine.BaseMachine):
     snapshot_show = _snapshot.snapshot_show
     snapshot_verify = _snapshot.snapshot_verify
     ssh = _ssh.ssh
+    put = _put.put
+    get = _get.get
     start = _start.start
     status = _status.status
     stderr = _logs.stderr

@@ -33,6 +33,7 @@ doctor = vm.doctor
 dryrun = vm.dryrun
 env = vm.env
 export = vm.export
+get = vm.get
 import_package = _import_package
 init = vm.init
 kill = vm.kill
@@ -41,6 +42,7 @@ monitor = vm.monitor
 move = vm.move
 pause = vm.pause
 prune = _prune
+put = vm.put
 qmp: Any
 reboot = vm.reboot
 rename = vm.rename

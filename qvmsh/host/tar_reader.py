@@ -18,9 +18,14 @@ from qvmsh.host.tar_format import BLOCK, Invalid
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import NoReturn
+    from typing import NoReturn, Protocol
 
     Run = tuple[int, int]
+
+    class Source(Protocol):
+        """Where a member's data comes from."""
+
+        def data(self, runs: list[Run]) -> Iterator[tuple[int, bytes]]: ...
 
 MOST_MEMBERS = 10_000
 HEAD_BYTES = 1 << 20
@@ -54,7 +59,7 @@ class Member:
     size_bytes: int
     stored_bytes: int
     _runs: list[Run] | None
-    _reader: Reader
+    _reader: Source
     mtime_s: int = 0
     link: str = ""
 

@@ -16,7 +16,7 @@ import secrets
 import time
 
 from qvmsh.errors import DeadlineError, GuestUnreachableError, QmpError
-from qvmsh.machine.guest.files.ways import Incoming
+from qvmsh.machine.guest.files.ways import Incoming, Pieces
 from qvmsh.machine.guest.transports import agent
 from qvmsh.machine.guest.wish import Unusable, Wish
 from qvmsh.qemu import qga
@@ -106,7 +106,7 @@ class Agent:
         path = f"{self.folder}/stream"
         done = self.ask(f"exec >{path}; {script}", words)
         with self._file(path, "r") as handle:
-            yield Incoming(_Pieces(lambda: self._read(handle)).read, done)
+            yield Incoming(Pieces(lambda: self._read(handle)).read, done)
 
     @contextlib.contextmanager
     def _file(self, path: str, mode: str) -> Iterator[int]:
@@ -154,24 +154,3 @@ class Agent:
                     f"the guest agent was lost while files were copied: {error.strerror or error}",
                     machine=self._vm.name, hint="`qvm status` shows the machine's state",
                 ) from None  # fmt: skip
-
-
-class _Pieces:
-    """Reads of any length from pieces that come one after the other; an empty one is the end."""
-
-    def __init__(self, piece: Any) -> None:
-        self._piece = piece
-        self._rest = b""
-        self._is_ended = False
-
-    def read(self, count: int) -> bytes:
-        parts = [self._rest]
-        size = len(self._rest)
-        while size < count and not self._is_ended:
-            data = self._piece()
-            self._is_ended = not data
-            parts.append(data)
-            size += len(data)
-        data = b"".join(parts)
-        self._rest = data[count:]
-        return data[:count]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 
 from qvmsh.machine import programs, state
-from qvmsh.machine.guest.files import by_agent, by_ssh
+from qvmsh.machine.guest.files import by_agent, by_ssh, sftp
+from qvmsh.machine.guest.files.sftp_get import SftpSender
+from qvmsh.machine.guest.files.sftp_put import SftpReceiver
 from qvmsh.machine.guest.files.shell_get import ShellSender
 from qvmsh.machine.guest.files.shell_put import ShellReceiver
 from qvmsh.machine.guest.files.ways import Tried
@@ -35,18 +37,26 @@ def to_first(
     vm: BaseMachine, ways: tuple[str, ...], limit: Limit, work: Callable[[Receiver], T]
 ) -> tuple[T, Tried]:
     """Copy into the guest by the first way that leads there; as `_first`."""
-    return _first(vm, ways, limit, "copy files into the guest", lambda way: work(ShellReceiver(vm, way)))
+
+    def by(way: Way | sftp.Client) -> T:
+        return work(SftpReceiver(vm, way) if isinstance(way, sftp.Client) else ShellReceiver(vm, way))
+
+    return _first(vm, ways, limit, "copy files into the guest", by)
 
 
 def from_first(
     vm: BaseMachine, ways: tuple[str, ...], limit: Limit, work: Callable[[Sender], T]
 ) -> tuple[T, Tried]:
     """Copy from the guest by the first way that leads there; as `_first`."""
-    return _first(vm, ways, limit, "copy files from the guest", lambda way: work(ShellSender(vm, way)))
+
+    def by(way: Way | sftp.Client) -> T:
+        return work(SftpSender(way) if isinstance(way, sftp.Client) else ShellSender(vm, way))
+
+    return _first(vm, ways, limit, "copy files from the guest", by)
 
 
 def _first(
-    vm: BaseMachine, ways: tuple[str, ...], limit: Limit, what: str, work: Callable[[Way], T]
+    vm: BaseMachine, ways: tuple[str, ...], limit: Limit, what: str, work: Callable[[Way | sftp.Client], T]
 ) -> tuple[T, Tried]:
     """Do the work by the first way that leads into the guest.
 
@@ -76,10 +86,21 @@ def _first(
 @contextlib.contextmanager
 def _opened(
     vm: BaseMachine, pid: int, note: LaunchRecord, limit: Limit, way: str, *, is_last: bool
-) -> Iterator[Way]:
+) -> Iterator[Way | sftp.Client]:
     if way == "agent":
         with by_agent.opened(vm, pid, note, limit) as agent:
             yield agent
-    else:
-        with by_ssh.opened(vm, note, limit, is_last=is_last) as ssh:
+        return
+    with by_ssh.opened(vm, note, limit, is_last=is_last) as ssh:
+        if way == "ssh":
             yield ssh
+            return
+        with ssh.session(["sftp"], "-s") as session:
+            try:
+                client = sftp.Client(session, vm.name)
+            except (sftp.Ended, sftp.Nonsense, BrokenPipeError):
+                raise Unusable("the guest has no sftp server") from None
+            try:
+                yield client
+            except (sftp.Ended, BrokenPipeError):
+                raise session.lost() from None

@@ -38,7 +38,7 @@ HOSTILE = "do not trust this guest"
 class _Stream(Reader):
     """The members, with errors that name the guest."""
 
-    most_members = MOST_MEMBERS
+    most_members = MOST_MEMBERS + 1
 
     def __init__(self, read: Callable[[int], bytes], machine: str) -> None:
         super().__init__(read, "the guest")
@@ -73,7 +73,7 @@ class Unpacking:
         self._parent: tuple[list[str], int] | None = None
         self._folders: list[tuple[list[str], int, int]] = []
         self._top: Callable[[str], str] = lambda name: name
-        self.files = self.bytes = self._stored = 0
+        self.files = self.bytes = self._stored = self._members = 0
         self.failed: list[str] = []
         self.modes: dict[str, int] = {}
         """Modes of the folders at the top, which get them last."""
@@ -90,10 +90,24 @@ class Unpacking:
         """
         self._top = top
         for member in _Stream(read, self._machine):
-            self._checkpoint()
-            parts = self._parts(member.name)
-            if parts:
-                self._one(member, parts)
+            self.add(member)
+
+    def add(self, member: Member) -> None:
+        """Unpack one member; raises as `all`."""
+        self._checkpoint()
+        self._members += 1
+        self.require_few(0)
+        parts = self._parts(member.name)
+        if parts:
+            self._one(member, parts)
+
+    def require_few(self, waiting: int) -> None:
+        """Refuse an endless number of members."""
+        if self._members + waiting > MOST_MEMBERS:
+            raise Refused(
+                f"the guest sends more than {MOST_MEMBERS} files; nothing was kept", machine=self._machine,
+                hint=HOSTILE,
+            )  # fmt: skip
 
     def close(self) -> None:
         """Give the folders their modes and times."""
@@ -111,7 +125,8 @@ class Unpacking:
             os.close(self._parent[1])
             self._parent = None
 
-    def _refuse(self, name: str, why: str) -> NoReturn:
+    def refuse(self, name: str, why: str) -> NoReturn:
+        """Refuse all because of a name."""
         raise Refused(
             f"the guest sends a name that leads outside: {name[:80]!r} ({why}); nothing was kept",
             machine=self._machine, hint=HOSTILE,
@@ -120,17 +135,17 @@ class Unpacking:
     def _parts(self, name: str) -> list[str]:
         """The folders and the name, with the name here at the top; none for the top itself."""
         if name.startswith("/"):
-            self._refuse(name, "it is absolute")
+            self.refuse(name, "it is absolute")
         parts = [each for each in name.split("/") if each not in ("", ".")]
         if ".." in parts:
-            self._refuse(name, "`..`")
+            self.refuse(name, "`..`")
         if len(parts) > MOST_DEPTH or len(name) > PATH_BYTES:
-            self._refuse(name, "it is in too many folders")
+            self.refuse(name, "it is in too many folders")
         if parts:
             try:
                 parts[0] = self._top(parts[0])
             except KeyError:
-                self._refuse(name, "it was not asked for")
+                self.refuse(name, "it was not asked for")
         return parts
 
     def _folder(self, parts: list[str]) -> int:
@@ -151,7 +166,7 @@ class Unpacking:
         except OSError as error:
             os.close(fd)
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                self._refuse("/".join(parts), "through something that is not a directory")
+                self.refuse("/".join(parts), "through something that is not a directory")
             raise
         self._parent = (parts, fd)
         return fd
@@ -174,7 +189,7 @@ class Unpacking:
             else:
                 self.failed.append(f"{shown}: it is {member.kind}")
         except FileExistsError:
-            self._refuse(shown, "twice")
+            self.refuse(shown, "twice")
         except OSError as error:
             if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOENT):
                 raise
@@ -202,11 +217,11 @@ class Unpacking:
         """Another name of a file of this stream."""
         first = self._parts(member.link)
         if not first:
-            self._refuse(member.link, "not a file")
+            self.refuse(member.link, "not a file")
         source = os.dup(self._folder(first[:-1]))
         try:
             if not stat.S_ISREG(os.stat(first[-1], dir_fd=source, follow_symlinks=False).st_mode):
-                self._refuse(member.link, "not a file")
+                self.refuse(member.link, "not a file")
             target = self._folder(parts[:-1])
             os.link(first[-1], parts[-1], src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         finally:

@@ -69,7 +69,7 @@ class Packing:
         self._is_gnu = is_gnu
         self._tell = tell
         self._checkpoint = checkpoint
-        self._folders: list[tuple[bytes, os.stat_result, bool]] = []
+        self._folders: list[tuple[bytes, os.stat_result]] = []
         self._first: dict[tuple[int, int], bytes] = {}
         self.files = self.bytes = 0
         self.failed: list[str] = []
@@ -86,7 +86,7 @@ class Packing:
             try:
                 status = os.stat(path) if is_top else os.lstat(path)
                 if stat.S_ISDIR(status.st_mode):
-                    self._folder(name, status, is_top=is_top)
+                    self._folder(name, status)
                     with os.scandir(path) as found:
                         left += [(each.path, name + b"/" + each.name, False) for each in found]
                 else:
@@ -99,16 +99,20 @@ class Packing:
         self.failed.append(f"{os.fsdecode(path)}: {why}")
 
     def end(self) -> None:
-        """The folders again, now with their own modes and times, and the end."""
-        for name, status, is_top in reversed(self._folders):
-            mode = status.st_mode & 0o7777 | (0o700 if is_top else 0)  # else it could not be renamed
-            self._tree.folder(name, mode=mode, mtime_s=int(status.st_mtime))
+        """The folders again, now with the times that they must have in the end, and the end."""
+        for name, status in reversed(self._folders):
+            self._tree.folder(name, mode=status.st_mode & 0o7777 | 0o700, mtime_s=int(status.st_mtime))
         self._tree.end()
         self._gathered.flush()
 
-    def _folder(self, name: bytes, status: os.stat_result, *, is_top: bool) -> None:
+    def closed_folders(self) -> list[tuple[int, bytes]]:
+        """Mode and name of each folder below that must not be written to, the innermost first."""
+        modes = [(status.st_mode & 0o7777, name) for name, status in reversed(self._folders) if b"/" in name]
+        return [(mode, name) for mode, name in modes if mode & 0o700 != 0o700]
+
+    def _folder(self, name: bytes, status: os.stat_result) -> None:
         self._tree.folder(name, mode=status.st_mode & 0o7777 | 0o700, mtime_s=int(status.st_mtime))
-        self._folders.append((name, status, is_top))
+        self._folders.append((name, status))
 
     def _other(self, path: bytes, name: bytes, status: os.stat_result, *, is_top: bool) -> None:
         if stat.S_ISLNK(status.st_mode):

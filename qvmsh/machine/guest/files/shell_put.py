@@ -104,6 +104,10 @@ class ShellReceiver:
         self._require(self._way.send(scripts.UNPACK, words, produce), found)
         (packing,) = packed
         rows = [f"rm -f -- {_quoted(part, os.fsdecode(name))}" for name in packing.incomplete]
+        rows += [
+            f"chmod {mode:o} {_quoted(part, os.fsdecode(name))} || bad=1"
+            for mode, name in packing.closed_folders()
+        ]
         for path, name in tops:
             mode = f"{os.stat(path).st_mode & 0o7777:o}" if os.path.isdir(path) else ""
             rows.append(f"one {_quoted(part, name)} {scripts.quoted(f'./{name}')} '{mode}'")

@@ -56,6 +56,27 @@ class Incoming:
     done: Result | None = None
 
 
+class Pieces:
+    """Reads of any length from pieces that come one after the other; an empty one is the end."""
+
+    def __init__(self, piece: Callable[[], bytes]) -> None:
+        self._piece = piece
+        self._rest = b""
+        self._is_ended = False
+
+    def read(self, count: int) -> bytes:
+        parts = [self._rest]
+        size = len(self._rest)
+        while size < count and not self._is_ended:
+            data = self._piece()
+            self._is_ended = not data
+            parts.append(data)
+            size += len(data)
+        data = b"".join(parts)
+        self._rest = data[count:]
+        return data[:count]
+
+
 @dataclass
 class Tried:
     """The ways that a transfer may use, and why earlier ones could not be used."""

@@ -98,9 +98,9 @@ def _opened(
         with ssh.session(["sftp"], "-s") as session:
             try:
                 client = sftp.Client(session, vm.name)
-            except (sftp.Ended, sftp.Nonsense, BrokenPipeError):
+            except (sftp.Ended, sftp.Nonsense):
                 raise Unusable("the guest has no sftp server") from None
             try:
                 yield client
-            except (sftp.Ended, BrokenPipeError):
+            except sftp.Ended:
                 raise session.lost() from None

@@ -10,11 +10,13 @@ server is the guest's: lengths are checked before anything is kept.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections import deque
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
+from qvmsh.machine.guest.files.outgoing import Shorter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +85,10 @@ class Client:
     def _send(self, kind: int, number: int | None, payload: bytes) -> None:
         head = b"" if number is None else struct.pack(">I", number)
         length = 1 + len(head) + len(payload)
-        self._session.write(struct.pack(">IB", length, kind) + head + payload)
+        try:
+            self._session.write(struct.pack(">IB", length, kind) + head + payload)
+        except BrokenPipeError:
+            raise Ended from None
 
     def _packet(self) -> tuple[int, _Fields]:
         head = self._session.read(5)
@@ -116,12 +121,21 @@ class Client:
             failed = Failed(f"{what}: {why or text or f'status {code}'}", machine=self._machine)
             failed.is_missing = code in (_NO_SUCH_FILE, _EOF)
             raise failed
-        if kind != wanted:
+        if wanted and kind != wanted:
             self._nonsense()
         return rest
 
     def _ask(self, kind: int, wanted: int, path: str, more: bytes = b"") -> _Fields:
         return self._answer(self._begin(kind, text(path) + more), wanted, path)
+
+    def _data(self, number: int, path: str) -> bytes:
+        """The answer to a request to read; raises EOFError at the end."""
+        try:
+            return self._answer(number, _DATA, path).bytes()
+        except Failed as failed:
+            if failed.is_missing:
+                raise EOFError from None
+            raise
 
     def stat(self, path: str, *, is_link: bool = False) -> Attributes | None:
         """What is there; None for nothing.
@@ -203,15 +217,27 @@ class Client:
     def write(self, handle: bytes, pieces: Iterable[tuple[int, bytes]], path: str) -> None:
         """Write all pieces, each at its place."""
         waiting: deque[int] = deque()
-        for at, data in pieces:
-            for begin in range(0, len(data), SLICE_BYTES):
-                piece = data[begin : begin + SLICE_BYTES]
-                payload = packed(handle) + struct.pack(">Q", at + begin) + packed(piece)
-                waiting.append(self._begin(_WRITE, payload))
-                if len(waiting) >= AHEAD:
-                    self._answer(waiting.popleft(), _STATUS, path)
-        while waiting:
-            self._answer(waiting.popleft(), _STATUS, path)
+        with self._drained(waiting):
+            for at, data in pieces:
+                for begin in range(0, len(data), SLICE_BYTES):
+                    piece = data[begin : begin + SLICE_BYTES]
+                    payload = packed(handle) + struct.pack(">Q", at + begin) + packed(piece)
+                    waiting.append(self._begin(_WRITE, payload))
+                    if len(waiting) >= AHEAD:
+                        self._answer(waiting.popleft(), _STATUS, path)
+            while waiting:
+                self._answer(waiting.popleft(), _STATUS, path)
+
+    @contextlib.contextmanager
+    def _drained(self, waiting: deque[int]) -> Iterator[None]:
+        """Read what is still to be answered where the block fails, so that other requests can follow."""
+        try:
+            yield
+        except (Failed, OSError, Shorter):
+            while waiting:
+                with contextlib.suppress(Failed):
+                    self._answer(waiting.popleft(), 0, "")
+            raise
 
     def read(self, handle: bytes, at: int, path: str) -> Iterator[bytes]:
         """A file from a place to its end; must be read to its end."""
@@ -228,10 +254,9 @@ class Client:
                 asked, is_short = at, False  # after a short answer all is asked for again from there
                 continue
             try:
-                data = self._answer(waiting.popleft(), _DATA, path).bytes()
-            except Failed as failed:
-                if not failed.is_missing:
-                    raise
+                with self._drained(waiting):
+                    data = self._data(waiting.popleft(), path)
+            except EOFError:
                 is_ended = is_ended or not is_short
                 continue
             if is_short or is_ended:

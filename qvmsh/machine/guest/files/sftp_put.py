@@ -1,4 +1,4 @@
-"""The guest as a target, by its sftp server, for accounts without a shell or tar; see `receivers.Receiver`."""
+"""The guest as a target, by its sftp server, for accounts without shell or tar; see `receivers.Receiver`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 from qvmsh.errors import DeadlineError, GuestUnreachableError, QvmError
 from qvmsh.machine.guest.files import sftp
 from qvmsh.machine.guest.files.names import split
-from qvmsh.machine.guest.files.outgoing import kind_of, slices
+from qvmsh.machine.guest.files.outgoing import Shorter, kind_of, slices
 from qvmsh.machine.guest.files.receivers import Found
 from qvmsh.machine.progress import size as shown_size
 
@@ -127,6 +127,9 @@ class SftpReceiver:
                     done.failed.append(f"{path}: it is {kind_of(status.st_mode)}")
             except OSError as error:
                 done.failed.append(f"{path}: {error.strerror or error}")
+            except Shorter:
+                self._client.remove(target)
+                done.failed.append(f"{path}: it became shorter while it was read")
         for target, status in reversed(folders):
             self._client.set(target, size=None, mode=status.st_mode & 0o7777, mtime_s=int(status.st_mtime))
 
@@ -162,7 +165,7 @@ class SftpReceiver:
             self._client.rename(old, new)
 
     def remove(self, found: Found, part: str) -> None:
-        with contextlib.suppress(QvmError, sftp.Ended, BrokenPipeError):
+        with contextlib.suppress(QvmError, sftp.Ended):
             self._remove_all(f"{found.folder}/{part}")
 
     def _remove_all(self, path: str) -> None:

@@ -223,11 +223,10 @@ class Session:
         )  # fmt: skip
 
     def end(self) -> None:
-        """Leave nothing behind, whatever has happened."""
+        """End the session, whatever has happened."""
         if self._child.poll() is None:
-            self._child.kill()
+            self._child.kill()  # the connection's process has its streams too: the thread ends with it
         self._child.wait()
-        self._thread.join()
         for pipe in (self._input, self._output):
             with contextlib.suppress(OSError):
                 pipe.close()

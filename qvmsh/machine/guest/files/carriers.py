@@ -102,5 +102,6 @@ def _opened(
                 raise Unusable("the guest has no sftp server") from None
             try:
                 yield client
+                session.finished()
             except sftp.Ended:
                 raise session.lost() from None

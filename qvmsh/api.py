@@ -51,6 +51,7 @@ from qvmsh.commands import start as _start
 from qvmsh.commands import status as _status
 from qvmsh.commands import stop as _stop
 from qvmsh.commands import suspend as _suspend
+from qvmsh.commands import sync as _sync
 from qvmsh.commands import wakeup as _wakeup
 from qvmsh.commands.arguments import fitting as _fitting
 from qvmsh.commands.index import COMMANDS as _COMMANDS
@@ -119,6 +120,7 @@ class Machine(machine.BaseMachine):
     stop = _stop.stop
     wakeup = _wakeup.wakeup
     suspend = _suspend.suspend
+    sync = _sync.sync
     resume = _resume.resume
     restart = _restart.restart
     qmp = _qmp.qmp

@@ -59,6 +59,7 @@ stderr = vm.stderr
 stdout = vm.stdout
 stop = vm.stop
 suspend = vm.suspend
+sync = vm.sync
 top = _top
 undelete = _undelete
 use = _use

@@ -19,11 +19,11 @@ import stat
 import time
 from dataclasses import dataclass
 
-from qvmsh.errors import QvmError, UsageError
+from qvmsh.errors import DeadlineError, GuestUnreachableError, QvmError, UsageError
 from qvmsh.io import unwritable
 from qvmsh.machine.guest.files import carriers, incoming
 from qvmsh.machine.guest.files.limits import Limit
-from qvmsh.machine.guest.files.names import STREAM, guest_path, part_name, require_different, split
+from qvmsh.machine.guest.files.names import RESUME, STREAM, guest_path, part_name, require_different, split
 from qvmsh.machine.guest.files.receivers import Done
 from qvmsh.machine.guest.files.reports import Copied
 from qvmsh.machine.guest.files.sources import BLOCK_BYTES
@@ -186,9 +186,14 @@ class _Getting:
                 os.ftruncate(fd, total)
                 _keep(fd, seen)
                 os.rename(part, final)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            except (GuestUnreachableError, DeadlineError) as error:
+                if os.fstat(fd).st_size:
+                    error.hint = RESUME.format("get")
+                else:
                     os.unlink(part)
+                raise
+            except Exception:
+                os.unlink(part)
                 raise
         done.files, done.bytes, done.resumed_bytes = 1, total, there
 
@@ -227,6 +232,10 @@ class _Getting:
 
     def _tree(self, sender: Sender, seen: list[Seen], target: _Target, done: Done) -> None:
         """Unpack in a folder of our own, then move each name to its place."""
+        for each in seen:
+            final = os.path.join(target.folder, target.name or each.name)
+            if os.path.lexists(final) and os.path.isdir(final) != (each.kind == "folder"):
+                raise QvmError(f"{final} is in the way; nothing was copied", machine=self._vm.name)
         part = os.path.join(target.folder, f".get.part-{secrets.token_hex(4)}")
         os.mkdir(part, 0o700)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

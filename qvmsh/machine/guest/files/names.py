@@ -15,6 +15,7 @@ from qvmsh.errors import UsageError
 
 STREAM = "-"
 """The word for standard input or standard output."""
+RESUME = "`qvm status` shows the machine's state; `qvm {} --resume` goes on with what has arrived"
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import secrets
 import stat
 import time
 
-from qvmsh.errors import QvmError, UsageError
+from qvmsh.errors import DeadlineError, GuestUnreachableError, QvmError, UsageError
 from qvmsh.host import scan
 from qvmsh.machine.guest.files import carriers, outgoing
 from qvmsh.machine.guest.files.limits import Limit
-from qvmsh.machine.guest.files.names import STREAM, guest_path, part_name, require_different
+from qvmsh.machine.guest.files.names import RESUME, STREAM, guest_path, part_name, require_different
 from qvmsh.machine.guest.files.receivers import Done
 from qvmsh.machine.guest.files.reports import Copied
 from qvmsh.machine.progress import Progress
@@ -140,18 +140,31 @@ class _Putting:
         if there > status.st_size:
             there = 0
         with Progress(self._vm.io, f"put {source}", status.st_size) as progress:
-            try:
+            with self._kept(receiver, found, part):
                 send_file(receiver, found, part, fd, there=there, tell=progress.tell)
-            except outgoing.Shorter:
-                receiver.remove(found, part)
-                raise QvmError(
-                    f"cannot put {source}: it became shorter while it was read", machine=self._vm.name
-                ) from None
             receiver.place(
                 found, part, found.name or name, size=status.st_size, mode=f"{status.st_mode & 0o7777:o}",
                 mtime_s=int(status.st_mtime),
             )  # fmt: skip
         done.files, done.bytes, done.resumed_bytes = 1, status.st_size, there
+
+    @contextlib.contextmanager
+    def _kept(self, receiver: Receiver, found: Found, part: str) -> Iterator[None]:
+        """Keep the part of a copy that is interrupted, and only then."""
+        try:
+            yield
+        except (GuestUnreachableError, DeadlineError) as error:
+            error.hint = RESUME.format("put")
+            raise
+        except outgoing.Shorter:
+            receiver.remove(found, part)
+            raise QvmError(
+                f"cannot put {self._wish.sources[0]}: it became shorter while it was read",
+                machine=self._vm.name,
+            ) from None
+        except Exception:
+            receiver.remove(found, part)
+            raise
 
     def _tree(self, receiver: Receiver, done: Done) -> None:
         sources = self._wish.sources
@@ -161,6 +174,11 @@ class _Putting:
             raise UsageError(
                 f"put: {self._wish.target} is not a directory in the guest",
                 hint=f"`qvm put ... {self._wish.target}/` makes one",
+            )
+        if found.is_file and os.path.isdir(sources[0]):
+            raise QvmError(
+                f"cannot put {sources[0]}: {self._wish.target} in the guest is a file; nothing was copied",
+                machine=self._vm.name,
             )
         title = sources[0] if len(sources) == 1 else f"{len(sources)} sources"
         with self._vm.io.stage(f"put {title}") as stage, receiver.removed_by_failure(found, part):

@@ -81,6 +81,7 @@ class Found:
         folder: the folder that gets the names.
         name: the final name in it; "" for that of each source.
         is_new: the folder is not there yet.
+        is_file: a file has the final name.
         has_tar, has_gnu_tar: what the guest has.
         has_holes: it can write at any place of a file.
         there_bytes: what an interrupted copy has left.
@@ -89,6 +90,7 @@ class Found:
     folder: str
     name: str = ""
     is_new: bool = False
+    is_file: bool = False
     has_tar: bool = False
     has_gnu_tar: bool = False
     has_holes: bool = True

@@ -46,7 +46,7 @@ class SftpReceiver:
             return Found(target, is_new=True)
         if self._client.stat(folder) is None:
             raise self._refused(target, "its directory does not exist")
-        return Found(folder, name, there_bytes=self._there(folder, part))
+        return Found(folder, name, is_file=there is not None, there_bytes=self._there(folder, part))
 
     def _refused(self, target: str, why: str) -> QvmError:
         return QvmError(f"cannot put {target} in the guest: {why}; nothing was copied", machine=self._vm.name)

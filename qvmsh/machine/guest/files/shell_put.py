@@ -58,6 +58,7 @@ class ShellReceiver:
             target if is_into else folder,
             "" if is_into else name,
             is_new=kind == "new",
+            is_file=kind == "file",
             has_tar=tar != "none",
             has_gnu_tar=tar == "gnu",
             has_holes=dd == "holes",

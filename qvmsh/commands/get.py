@@ -28,7 +28,7 @@ def get(
 
     Args:
         words: the sources in the guest, then the target.
-        resume: go on with a copy of one file that was interrupted.
+        resume: continue a copy of one file that was interrupted.
         via: the ways that may be used, in this order: `ssh`, `sftp`, `agent`.
         timeout: seconds that all may take (default: as long as something moves).
 

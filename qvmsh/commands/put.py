@@ -33,7 +33,7 @@ def put(
 
     Args:
         words: the sources, then the target in the guest.
-        resume: go on with a copy of one file that was interrupted.
+        resume: continue a copy of one file that was interrupted.
         via: the ways that may be used, in this order: `ssh`, `sftp`, `agent`.
         timeout: seconds that all may take (default: as long as something moves).
 

@@ -7,10 +7,10 @@ import stat
 from pathlib import Path
 
 ODD = (
-    b"a b", b"-rf", b"--help", b"new\nline", b"\n", b"tab\t", b"q'uote", b'd"q', b"$HOME", b"`id`", b"*", b"?x",
-    b"[a]", b"\\back", b"\xff\xfe", b"\xc3\xa4\xe2\x82\xac", b"x" * 255, b"\xff" * 255, b"\n" * 255, b".hidden",
-    b"..x", b"...", b" ", b"trail\n", b"#c", b"~", b"a=b", b"%s%n", b"!h", b"\x01\x1b[31m", b"y" * 99, b"y" * 100,
-    b"y" * 101,
+    b"a b", b"-rf", b"--help", b"new\nline", b"\n", b"tab\t", b"q'uote", b'd"q', b"$HOME", b"`id`", b"*",
+    b"?x", b"[a]", b"\\back", b"\xff\xfe", b"\xc3\xa4\xe2\x82\xac", b"x" * 255, b"\xff" * 255,
+    b"\n" * 255, b".hidden", b"..x", b"...", b" ", b"trail\n", b"#c", b"~", b"a=b", b"%s%n", b"!h",
+    b"\x01\x1b[31m", b"y" * 99, b"y" * 100, b"y" * 101,
 )  # fmt: skip
 """Names of files, as bytes."""
 FOLDERS = (b"dir\n1", b"-d", b"z" * 255, b"\xff d", b"deep")

@@ -27,6 +27,7 @@ LOAD = f"qvm start --loadvm {SAVED} && qvm snapshot delete {SAVED} >/dev/null"
 LOADS = {
     "docs/archive.md": [LOAD],
     "docs/console.md": [LOAD],
+    "docs/guest.md": [LOAD],
     "docs/python.md": [],
     "docs/running.md": [LOAD, "qvm start --loadvm ready"],
     "docs/shell.md": [],

@@ -84,10 +84,10 @@ def test_put_and_get_one_file_of_any_name(running: Vm, tmp_path: Path, way: str,
     source.chmod(0o640)
     os.utime(source, (1_234_567_890, 1_234_567_890))
     there = b"/tmp/" + name
-    words = ["put", "--via", way, os.fsencode(source), b"/tmp"], ["get", "--via", way, there, b"back"]
-    for each in words:
+    words = [b"put", b"--via", way.encode(), os.fsencode(source), b"/tmp"]
+    for each in (words, [b"get", b"--via", way.encode(), there, b"back"]):
         done = subprocess.run(
-            [QVM, *each], cwd=running.directory, env=running.world.environ, capture_output=True
+            [QVM.encode(), *each], cwd=running.directory, env=running.world.environ, capture_output=True
         )
         assert done.returncode == 0, done.stderr
     back = running.directory / "back"
@@ -149,7 +149,9 @@ def test_put_targets_are_those_of_cp(running: Vm, tmp_path: Path) -> None:
 
 
 def test_get_targets_are_those_of_cp(running: Vm, tmp_path: Path) -> None:
-    running.ok("ssh", "cd /tmp; mkdir -p d/e; echo a >a; echo b >b; echo f >d/f; ln -s /tmp/d link; ln -s a la")
+    running.ok(
+        "ssh", "cd /tmp; mkdir -p d/e; echo a >a; echo b >b; echo f >d/f; ln -s /tmp/d link; ln -s a la"
+    )
     (tmp_path / "d").mkdir()
     (tmp_path / "d/g").write_text("kept\n")
     running.ok("get", "/tmp/a", tmp_path / "new name")
@@ -196,7 +198,9 @@ def test_copy_that_cannot_be_made_says_why(running: Vm, words: list[str], status
 
 
 def test_get_what_cannot_be_read_is_named_and_the_rest_copied(running: Vm, tmp_path: Path) -> None:
-    running.ok("ssh", "mkdir /tmp/d; echo x >/tmp/d/x; echo y >/tmp/d/y; chmod 0 /tmp/d/y; mkfifo /tmp/d/pipe")
+    running.ok(
+        "ssh", "mkdir /tmp/d; echo x >/tmp/d/x; echo y >/tmp/d/y; chmod 0 /tmp/d/y; mkfifo /tmp/d/pipe"
+    )
     result = refusal(running, "get", "/tmp/d", tmp_path)
     assert result.status == 1
     assert "not copied: d/pipe: it is a FIFO" in result.out

@@ -140,6 +140,7 @@ class Agent:
         since = time.monotonic()
         while True:
             self._limit.step_ms()
+            self._limit.require_time(since)
             try:
                 return qga.ask(
                     self._note.socket("qga"), command, arguments,

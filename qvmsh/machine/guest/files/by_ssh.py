@@ -158,6 +158,7 @@ class Session:
         """
         view, fd = memoryview(data), self._input.fileno()
         since = time.monotonic()
+        self._limit.require_time(since)
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
         while view:
@@ -247,6 +248,7 @@ class _Raw(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # a buffer of any kind
         since = time.monotonic()
+        self._limit.require_time(since)
         while not self._poll.poll(self._limit.step_ms()):
             self._limit.require_time(since)
         return os.readv(self._fd, [buffer])

@@ -2,7 +2,7 @@
 
     get(vm, wish_of("get", ("/etc/hosts", "/var/log", "logs/"), WAYS, ...))   # Copied(files=12, via="ssh")
 
-One file is written to a part beside its final name, which `--resume` can go on with, and renamed. All else is
+One file is written to a part beside its final name, which `--resume` can continue, and renamed. All else is
 a tar stream, unpacked in a folder beside, from which each name is moved to its place. The guest is not
 trusted: see `incoming`.
 """

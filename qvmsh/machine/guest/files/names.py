@@ -15,7 +15,7 @@ from qvmsh.errors import UsageError
 
 STREAM = "-"
 """The word for standard input or standard output."""
-RESUME = "`qvm status` shows the machine's state; `qvm {} --resume` goes on with what has arrived"
+RESUME = "`qvm status` shows the machine's state; `qvm {} --resume` continues it"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Wish:
         sources: paths, or `-` alone for standard input.
         target: a path, or `-` for standard output.
         ways: the ways that may be used, in this order.
-        is_resumed: go on with what an interrupted copy has left.
+        is_resumed: continue what an interrupted copy has left.
         timeout_s: how long it may take; None: as long as something moves.
     """
 

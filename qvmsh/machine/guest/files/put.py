@@ -2,7 +2,7 @@
 
     put(vm, wish_of("put", ("notes.txt", "src", "/tmp/"), WAYS, ...))     # Copied(files=12, via="ssh")
 
-One file, or standard input, is written to a part beside its final name, which `--resume` can go on with, and
+One file, or standard input, is written to a part beside its final name, which `--resume` can continue, and
 renamed. All else is copied into a folder beside, from which each name is moved to its place.
 """
 

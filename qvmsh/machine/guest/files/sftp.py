@@ -61,7 +61,7 @@ class Client:
     """One session with the server, begun.
 
     Raises:
-        Failed: the server refuses.
+        Ended: there is no server.
         Nonsense: what answers is not an sftp server.
     """
 
@@ -69,15 +69,20 @@ class Client:
         self._session = session
         self._machine = machine
         self._number = 0
+        self._is_begun = False
         self._send(_INIT, None, struct.pack(">I", 3))
         kind, rest = self._packet()
         if kind != _VERSION:
             self._nonsense()
         rest.number()
+        self._is_begun = True
         self._extensions = set()
         while rest:
             self._extensions.add(rest.bytes())
             rest.bytes()
+
+    def _ended(self) -> Exception:
+        return self._session.lost() if self._is_begun else Ended()
 
     def _nonsense(self) -> NoReturn:
         raise Nonsense("what answers is not an sftp server", machine=self._machine)
@@ -88,18 +93,18 @@ class Client:
         try:
             self._session.write(struct.pack(">IB", length, kind) + head + payload)
         except BrokenPipeError:
-            raise Ended from None
+            raise self._ended() from None
 
     def _packet(self) -> tuple[int, _Fields]:
         head = self._session.read(5)
         if len(head) < 5:
-            raise Ended
+            raise self._ended()
         length, kind = struct.unpack(">IB", head)
         if not 1 <= length <= MOST_BYTES:
             self._nonsense()
         data = self._session.read(length - 1)
         if len(data) < length - 1:
-            raise Ended
+            raise self._ended()
         return kind, _Fields(data, self._nonsense)
 
     def _begin(self, kind: int, payload: bytes) -> int:
@@ -268,7 +273,7 @@ class Client:
 
 
 class Ended(Exception):
-    """The server has gone."""
+    """There is no server."""
 
 
 class Nonsense(QvmError):

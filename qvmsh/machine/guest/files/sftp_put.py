@@ -165,7 +165,7 @@ class SftpReceiver:
             self._client.rename(old, new)
 
     def remove(self, found: Found, part: str) -> None:
-        with contextlib.suppress(QvmError, sftp.Ended):
+        with contextlib.suppress(QvmError):
             self._remove_all(f"{found.folder}/{part}")
 
     def _remove_all(self, path: str) -> None:
@@ -184,7 +184,7 @@ class SftpReceiver:
     def removed_by_failure(self, found: Found, part: str) -> Iterator[None]:
         try:
             yield
-        except (GuestUnreachableError, DeadlineError, sftp.Ended):
+        except (GuestUnreachableError, DeadlineError):
             raise  # there is no way to it
         except Exception:
             self.remove(found, part)

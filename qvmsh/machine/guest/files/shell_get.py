@@ -6,6 +6,7 @@ import contextlib
 
 from qvmsh.errors import QvmError
 from qvmsh.machine.guest.files import scripts
+from qvmsh.machine.guest.files.incoming import Refused
 from qvmsh.machine.guest.files.names import split
 from qvmsh.machine.guest.files.sources import Seen
 from qvmsh.machine.guest.wish import Unusable
@@ -57,13 +58,21 @@ class ShellSender:
         failed: list[str] = []
         for words, top in _groups(seen):
             how = "gnu" if self._tar == "gnu" else "plain"
+            why: Refused | None = None
             with self._way.received(scripts.PACK, [how, *words]) as stream:
-                unpacking.all(stream.read, top)
+                try:
+                    unpacking.all(stream.read, top)
+                except Refused as error:
+                    if stream.read(1):
+                        raise
+                    why = error  # how the stream has ended counts more
             assert stream.done is not None
             said = [line for line in stream.done.stderr.splitlines() if line.strip()]
             said = [line.removeprefix("tar: ") for line in said if not any(each in line for each in _USUAL)]
             if stream.done.status not in (0, 1, 2):
                 self._require(stream.done, words[-1])
+            if why is not None:
+                raise why
             if stream.done.status:
                 failed += said
         return failed

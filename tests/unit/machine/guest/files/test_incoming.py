@@ -141,7 +141,9 @@ def test_unpacking_keeps_no_set_user_id(root: tuple[Path, int]) -> None:
 TEXTS = st.lists(
     st.sampled_from(["..", ".", "", "a", "l", "b", "outside", "/", "\udcff", "\n"]), min_size=1, max_size=5
 ).map("/".join)
-KINDS = st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+KINDS = st.sampled_from(
+    [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]
+)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -18,11 +18,12 @@ def sync(
     *words: Annotated[str, Opt(complete="file")],
     delete: bool = False,
 ) -> Copied:
-    """Copy what differs between host and guest with rsync, which both must have.
+    """Copy what differs between host and guest, with rsync.
 
-    `qvm sync SOURCE... TARGET`, with `:` before the paths of the guest: `qvm sync src/ :project/`, or
-    `qvm sync :project/ src/`. As with rsync, a source that ends in `/` means what is in it. Modes,
-    times, links and holes are kept. From a guest that you do not trust, use `qvm get`.
+    Both must have rsync. `qvm sync SOURCE... TARGET`, with `:` before the paths of the guest:
+    `qvm sync src/ :project/`, or `qvm sync :project/ src/`. As with rsync, a source that ends in `/`
+    means what is in it. Modes, times, links and holes are kept. From a guest that you do not trust,
+    use `qvm get`.
 
     Args:
         words: the sources, then the target.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
         def data(self, runs: list[Run]) -> Iterator[tuple[int, bytes]]: ...
 
+
 MOST_MEMBERS = 10_000
 HEAD_BYTES = 1 << 20
 """The largest extended header."""

@@ -214,10 +214,7 @@ def test_put_whose_agent_dies_says_so(running: Vm, big: Path) -> None:
         running.ok("ssh", "sudo killall qemu-ga; while pidof qemu-ga; do usleep 50000; done")
         child.wait(DEADLINE_S)
         assert child.returncode in (124, 125), child.communicate()
-    running.ok(
-        "ssh",
-        "pidof qemu-ga || sudo /usr/sbin/qemu-ga -d -m virtio-serial -p /dev/vport*p1 -f /run/qga.pid -t /run",
-    )
+    running.ok("ssh", f"pidof qemu-ga || sudo sh -c '{AGENT}'")
     running.wait_for_agent()
     assert "big" not in asked(running, "ls /tmp").split()
 

@@ -147,7 +147,9 @@ see() {
 tar=none
 command -v tar >/dev/null 2>&1 && tar=plain
 case $(tar --version 2>/dev/null) in *"GNU tar"*) tar=gnu;; esac
-echo qvm $tar
+gzip=none
+command -v gzip >/dev/null 2>&1 && gzip=gzip
+echo qvm $tar $gzip
 eval "$(cat)"
 """
 )
@@ -156,11 +158,13 @@ eval "$(cat)"
 READ = (
     _C
     + r"""
-if [ "$2" = 0 ]; then exec cat -- "$1"; fi
-exec dd if="$1" bs=65536 skip="$2"
+exec <"$1" || exit
+[ "$2" = 0 ] || dd bs=65536 count=0 skip="$2" 2>/dev/null || exit
+if [ "$3" = gzip ]; then exec gzip -1 -c; fi
+exec cat
 """
 )
-"""Words: the file; how many blocks of 64 KiB are there already."""
+"""Words: the file; how many blocks of 64 KiB are there already; `gzip` to send it compressed."""
 
 PACK = (
     _C

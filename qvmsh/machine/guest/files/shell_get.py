@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 
 from qvmsh.errors import QvmError
 from qvmsh.machine.guest.files import scripts
 from qvmsh.machine.guest.files.incoming import Refused
 from qvmsh.machine.guest.files.names import split
 from qvmsh.machine.guest.files.sources import Seen
+from qvmsh.machine.guest.files.ways import Incoming, Pieces
 from qvmsh.machine.guest.wish import Unusable
 
 TYPE_CHECKING = False
@@ -16,12 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from qvmsh.machine.guest.files.incoming import Unpacking
-    from qvmsh.machine.guest.files.ways import Incoming, Way
+    from qvmsh.machine.guest.files.ways import Way
     from qvmsh.machine.guest.result import Result
     from qvmsh.machine.machine import BaseMachine
 
 WORDS_BYTES = 48 << 10
 """How long the names of one command may be; Linux takes 128 KiB, and quoting makes them longer."""
+READ_BYTES, MOST_BYTES = 64 << 10, 1 << 20
+"""How much of a compressed stream is read, and becomes plain, at once."""
 _USUAL = ("file changed as we read it", "Exiting with failure status", "error exit delayed")
 """What tar says of what is no failure here, or of a failure that it has named before."""
 
@@ -34,6 +38,7 @@ class ShellSender:
         self._way = way
         self.name = way.name
         self._tar = "none"
+        self._has_gzip = False
 
     def look(self, paths: Sequence[str]) -> list[Seen]:
         text = "\n".join(f"see {scripts.quoted(path)}" for path in paths)
@@ -42,15 +47,20 @@ class ShellSender:
         if len(rows) != len(paths) + 1:
             raise Unusable(f"the account has no POSIX shell: {done.stderr.strip()[-200:] or 'no answer'}")
         self._tar = rows[0][1]
+        self._has_gzip = rows[0][2:] == ["gzip"]
         has_gnu = self._tar == "gnu"
         return [_seen(path, row, has_gnu=has_gnu) for path, row in zip(paths, rows[1:], strict=True)]
 
     @contextlib.contextmanager
     def read(self, seen: Seen, blocks: int) -> Iterator[Incoming]:
-        with self._way.received(scripts.READ, [seen.path, str(blocks)]) as stream:
-            yield stream
+        how = "gzip" if seen.has_holes and self._has_gzip else ""
+        with self._way.received(scripts.READ, [seen.path, str(blocks), how]) as stream:
+            inflated = _Inflated(stream.read, self._vm.name) if how else None
+            yield Incoming(inflated.read) if inflated else stream
         assert stream.done is not None
         self._require(stream.done, seen.path)
+        if inflated and not inflated.is_whole:
+            raise Refused("what the guest sends is truncated", machine=self._vm.name)
 
     def tree(self, seen: Sequence[Seen], unpacking: Unpacking) -> list[str]:
         if self._tar == "none":
@@ -108,6 +118,35 @@ def _groups(seen: Sequence[Seen]) -> Iterator[tuple[list[str], Callable[[str], s
         for group in _short(names):
             known = {name: name for name in group}
             yield [folder, *(f"./{name}" for name in group)], known.__getitem__
+
+
+class _Inflated:
+    """A stream that is compressed by gzip, since zeros are most of it."""
+
+    def __init__(self, read: Callable[[int], bytes], machine: str) -> None:
+        self._read = read
+        self._machine = machine
+        self._inflate = zlib.decompressobj(31)
+        self.read = Pieces(self._piece).read
+
+    @property
+    def is_whole(self) -> bool:
+        """True once its end was read."""
+        return self._inflate.eof
+
+    def _piece(self) -> bytes:
+        data = b""
+        try:
+            while not data and not self._inflate.eof:
+                packed = self._inflate.unconsumed_tail or self._read(READ_BYTES)
+                if not packed:
+                    return self._inflate.flush()  # how the stream has ended says why
+                data = self._inflate.decompress(packed, MOST_BYTES)
+        except zlib.error:
+            raise Refused(
+                "what the guest sends is not compressed as it says", machine=self._machine
+            ) from None
+        return data
 
 
 class _Only:

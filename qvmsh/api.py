@@ -33,12 +33,14 @@ from qvmsh.commands import exec_ as _exec
 from qvmsh.commands import export as _export
 from qvmsh.commands import forward as _forward
 from qvmsh.commands import freeze as _freeze
+from qvmsh.commands import get as _get
 from qvmsh.commands import info as _info
 from qvmsh.commands import init as _init
 from qvmsh.commands import kill as _kill
 from qvmsh.commands import logs as _logs
 from qvmsh.commands import monitor as _monitor
 from qvmsh.commands import pause as _pause
+from qvmsh.commands import put as _put
 from qvmsh.commands import qmp as _qmp
 from qvmsh.commands import reboot as _reboot
 from qvmsh.commands import rename as _rename
@@ -55,6 +57,7 @@ from qvmsh.commands import start as _start
 from qvmsh.commands import status as _status
 from qvmsh.commands import stop as _stop
 from qvmsh.commands import suspend as _suspend
+from qvmsh.commands import sync as _sync
 from qvmsh.commands import wakeup as _wakeup
 from qvmsh.commands.arguments import fitting as _fitting
 from qvmsh.commands.index import COMMANDS as _COMMANDS
@@ -126,6 +129,8 @@ class Machine(machine.BaseMachine):
     snapshot_verify = _snapshot.snapshot_verify
     ssh = _ssh.ssh
     ssh_config = _ssh_config.ssh_config
+    put = _put.put
+    get = _get.get
     start = _start.start
     status = _status.status
     stderr = _logs.stderr
@@ -134,6 +139,7 @@ class Machine(machine.BaseMachine):
     wakeup = _wakeup.wakeup
     suspend = _suspend.suspend
     thaw = _freeze.thaw
+    sync = _sync.sync
     resume = _resume.resume
     restart = _restart.restart
     qmp = _qmp.qmp

@@ -192,6 +192,16 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def widen_pipe(fd: int, size_bytes: int) -> None:
+    """Let a pipe hold more, where the kernel allows it: fewer changes of process."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size_bytes)
+    except OSError:
+        pass
+
+
 def _ending_with_us() -> list[str]:
     """Words in front of a program that must end with qvm: the kernel ends it if qvm is killed.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qvmsh.machine.shelf import tar_format
+from qvmsh.host import tar_format
 from tests.support.world import Result, Vm
 
 Members = dict[str, bytes]

@@ -18,11 +18,12 @@ from qvmsh.config import edit, files, trust
 from qvmsh.config.words import joined
 from qvmsh.errors import ConfigError, ImageError, QvmError
 from qvmsh.host import files as host_files
+from qvmsh.host import tar_format
 from qvmsh.machine import programs
 from qvmsh.machine.archive import changes, drives, settings
 from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.restore.new_machine import free_name, line_of
-from qvmsh.machine.shelf import manifest, names, tar_format
+from qvmsh.machine.shelf import manifest, names
 from qvmsh.machine.snapshot import of_s2e
 from qvmsh.machine.storage import path_settings, supplies
 from qvmsh.machine.storage.path_settings import WORDS, between

@@ -19,16 +19,16 @@ from dataclasses import dataclass
 
 from qvmsh.errors import ConfigError, ImageError, QmpError, QvmError, StateError, Terminated, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.host import locks, process, transfer
+from qvmsh.host import locks, process, scan, transfer
+from qvmsh.host.tar_writer import Writer
 from qvmsh.machine import identity, log, progress, state
 from qvmsh.machine import journal as journals
 from qvmsh.machine import programs as tools
 from qvmsh.machine.archive import changes, drives, live_copy
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.shelf import contents, manifest, package_file, scan, streams
+from qvmsh.machine.shelf import contents, manifest, package_file, streams
 from qvmsh.machine.shelf.package_reports import Exported
-from qvmsh.machine.shelf.tar_writer import Writer
 from qvmsh.machine.storage import chain
 from qvmsh.machine.work import guardian
 from qvmsh.machine.work.lock import work_lock

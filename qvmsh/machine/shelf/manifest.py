@@ -15,7 +15,7 @@ import json
 import re
 from dataclasses import dataclass, field
 
-from qvmsh.machine.shelf.tar_reader import MOST_MEMBERS
+from qvmsh.host.tar_reader import MOST_MEMBERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import threading
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import process
 from qvmsh.host.compression import compressor
-from qvmsh.host.transfer import write_all
+from qvmsh.host.transfer import widen_pipe, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def compressed(target: int, kind: str) -> Iterator[Callable[[bytes], None]]:
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=target, stderr=subprocess.PIPE) as child:
         assert child.stdin is not None
         fd = child.stdin.fileno()
-        _widen(fd)
+        widen_pipe(fd, _PIPE_BYTES)
         try:
             yield lambda data: write_all(fd, data)
             child.stdin.close()
@@ -140,7 +140,7 @@ class Source:
         )  # fmt: skip
         assert child.stdout is not None
         self._from = child.stdout.fileno()
-        _widen(self._from)
+        widen_pipe(self._from, _PIPE_BYTES)
         if child.stdin is not None:
             threading.Thread(target=self._pump, args=(child.stdin.fileno(), self._head), daemon=True).start()
 
@@ -198,14 +198,6 @@ class Source:
             for pipe in (self._child.stdout, self._child.stderr):
                 if pipe is not None:
                     pipe.close()
-
-
-def _widen(fd: int) -> None:
-    """Let a pipe hold more, where the kernel allows it: fewer changes of process."""
-    import fcntl
-
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def kind_of(path: str) -> str | None:

@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 
 from qvmsh.errors import ImageError, QvmError, printable
 from qvmsh.host import files as host_files
+from qvmsh.host import scan, tar_reader
 from qvmsh.machine.progress import size
-from qvmsh.machine.shelf import manifest, names, scan, tar_reader
+from qvmsh.machine.shelf import manifest, names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from qvmsh.host.tar_reader import Member
     from qvmsh.machine.shelf.manifest import Item, Manifest
-    from qvmsh.machine.shelf.tar_reader import Member
 
 RESERVE_BYTES = 16 << 20
 """What must stay free."""

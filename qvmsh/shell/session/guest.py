@@ -11,17 +11,16 @@ Source: plumbum's documentation, "Remote".
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import re
 import threading
 
-from plumbum import SshMachine, local
+from plumbum import SshMachine
 
-from qvmsh.errors import GuestUnreachableError
+from qvmsh.errors import GuestUnreachableError, QvmError
 from qvmsh.host import files, ssh_connection
 from qvmsh.machine import state
 from qvmsh.machine.guest import ssh as guests
+from qvmsh.machine.guest.files import get, names, put, ways
 from qvmsh.shell.session import encoding
 
 TYPE_CHECKING = False
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.host.ssh_connection import Link
+    from qvmsh.machine.guest.files.names import Wish
+    from qvmsh.machine.guest.files.reports import Copied
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.shell.session.io import Session
 
@@ -80,6 +81,14 @@ class Guest:
         if remote is not None:
             remote._session.proc = None  # else plumbum ends it, even with its last object
 
+    def upload(self, src: Any, dst: Any) -> None:
+        """Copy a file or folder of the host into the guest, as `put`, also where it has no ssh."""
+        _copied(put.put(self._context.vm, _wish("put", src, dst)))
+
+    def download(self, src: Any, dst: Any) -> None:
+        """Copy a file or folder of the guest to the host, as `get`, also where it has no ssh."""
+        _copied(get.get(self._context.vm, _wish("get", src, dst)))
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -99,10 +108,7 @@ class Guest:
 
 
 class _Machine(SshMachine):
-    """plumbum's machine, where each command has a cached connection to itself, and scp works.
-
-    plumbum 2.0 quotes a guest's path for a shell, but since OpenSSH 9.0 scp speaks SFTP, without a shell.
-    """
+    """plumbum's machine, where each command has a cached connection to itself, and files go as with `put`."""
 
     __slots__ = ("_link", "_vm")
 
@@ -129,33 +135,29 @@ class _Machine(SshMachine):
         begun.connection = kept  # until the result is no longer asked for
         return begun
 
-    def _scp(self, *words: str) -> None:
-        kept, options = self._own()
-        with kept:
-            self._scp_command(*options, *words)
-
     def upload(self, src: Any, dst: Any) -> None:
         """Copy a file or folder of the host into the guest."""
-        if _scp_speaks_sftp():
-            self._scp("-s", "--", str(src), f"{self._fqhost}:{dst}")
-        else:
-            super().upload(src, dst)
+        _copied(put.put(self._vm, _wish("put", src, dst)))
 
     def download(self, src: Any, dst: Any) -> None:
         """Copy a file or folder of the guest to the host."""
-        if _scp_speaks_sftp():
-            name = "".join(f"\\{c}" if c in "\\*?[]" else c for c in str(src))  # it expands patterns
-            self._scp("-s", "--", f"{self._fqhost}:{name}", str(dst))
-        else:
-            super().download(src, dst)
+        _copied(get.get(self._vm, _wish("get", src, dst)))
 
 
-@functools.cache
-def _scp_speaks_sftp() -> bool:
-    """True if scp has the option -s (OpenSSH 8.7)."""
-    words = local["ssh"]["-V"].run(retcode=None)[2]
-    found = re.search(r"OpenSSH_(\d+)\.(\d+)", words)
-    return found is not None and (int(found[1]), int(found[2])) >= (8, 7)
+def _wish(verb: str, source: Any, target: Any) -> Wish:
+    words = (_exact(source), _exact(target))
+    return names.wish_of(verb, words, ways.WAYS, is_resumed=False, timeout_s=None)
+
+
+def _exact(path: Any) -> str:
+    """A path in which `-` is a file."""
+    return "./-" if str(path) == "-" else str(path)
+
+
+def _copied(report: Copied) -> None:
+    """Raise if something could not be copied."""
+    if not report:
+        raise QvmError("not all was copied", machine=report.machine, details=report.failed)
 
 
 def _machine(vm: BaseMachine, link: Link) -> Any:
@@ -170,7 +172,6 @@ def _machine(vm: BaseMachine, link: Link) -> Any:
             vm,
             link,
             ssh_opts=(*link.options, "-F", path),
-            scp_opts=(*_scp_options(link.options), "-F", path),
             connect_timeout=OPEN_S,
             encoding=encoding.NAME,
         )
@@ -180,19 +181,6 @@ def _machine(vm: BaseMachine, link: Link) -> Any:
         raise GuestUnreachableError(
             "plumbum cannot talk to the guest's shell", machine=vm.name, details=words[-3:]
         ) from error
-
-
-def _scp_options(options: Sequence[str]) -> list[str]:
-    """Those of the user's ssh options that mean the same to scp (its -p and -l do not)."""
-    kept: list[str] = []
-    rest = list(options)
-    while rest:
-        word = rest.pop(0)
-        if word in ("-o", "-i", "-J", "-c") and rest:
-            kept += [word, rest.pop(0)]
-        elif word[:2] in ("-o", "-i", "-J", "-c") or word in ("-4", "-6", "-C"):
-            kept.append(word)
-    return kept
 
 
 def _lives(remote: Any) -> bool:

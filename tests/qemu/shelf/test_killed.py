@@ -159,7 +159,7 @@ def test_export_on_a_full_disk_leaves_nothing(vm: Vm) -> None:
 
 
 def test_export_killed_leaves_no_package(vm: Vm) -> None:
-    for place in ("qvmsh.machine.shelf.scan:slices", "qvmsh.machine.shelf.package_file:Target.finish"):
+    for place in ("qvmsh.host.scan:slices", "qvmsh.machine.shelf.package_file:Target.finish"):
         kill_at(vm, place, "export")
         assert not (vm.directory / "demo.tar.gz").exists()
     vm.ok("export")
@@ -170,7 +170,7 @@ def test_export_killed_leaves_no_package(vm: Vm) -> None:
 
 def test_export_killed_while_it_runs_joins_the_disks(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
-    child = begin_held(vm, "qvmsh.machine.shelf.scan:slices", "export")
+    child = begin_held(vm, "qvmsh.host.scan:slices", "export")
     write_live(vm, "-P 9 2M 64k")
     child.kill()
     child.communicate(timeout=DEADLINE_S)
@@ -183,7 +183,7 @@ def test_export_killed_while_it_runs_joins_the_disks(vm: Vm) -> None:
 
 
 INTERRUPTED = {
-    "export": (["export"], "qvmsh.machine.shelf.scan:slices", "demo: interrupted; nothing was exported"),
+    "export": (["export"], "qvmsh.host.scan:slices", "demo: interrupted; nothing was exported"),
     "clone": (
         ["clone", "demo", "../twin"],
         "qvmsh.machine.restore.new_machine:lay_out",

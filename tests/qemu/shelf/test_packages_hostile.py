@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from qvmsh.machine.shelf import tar_format
-from qvmsh.machine.shelf.tar_writer import Writer
+from qvmsh.host import tar_format
+from qvmsh.host.tar_writer import Writer
 from tests.support.counting import NO_WAITING
 from tests.support.packages import (
     Forged,

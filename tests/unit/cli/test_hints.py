@@ -107,8 +107,6 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("run-command web ls -l 'a b'", ["-M web exec ls -l 'a b'"]),
         ("qemu-agent-command web guest-ping", ["-M web agent guest-ping"]),
         ("mv web mail", ["rename web mail", "move web mail"]),
-        ("cp web", ["clone web NEW"]),
-        ("cp web twin", ["clone web twin"]),
         ("backup web", ["-M web archive"]),
         ("save web s", ["stop --savevm s web"]),
         ("save s", ["stop --savevm NAME"]),
@@ -127,7 +125,8 @@ def test_hint_of_another_tool_names_the_machine(web: Path, typed: str, lines: li
     ("word", "line"),
     [
         ("fork", "clone NEW"),
-        ("cp", "clone NEW"),
+        ("push", "put SOURCE TARGET"),
+        ("scp", "put SOURCE TARGET` or `qvm get SOURCE TARGET"),
         ("man", "--help"),
         ("load", "import FILE"),
         ("dump", "export"),
@@ -137,7 +136,7 @@ def test_hint_of_the_naming_is_its_line(word: str, line: str) -> None:
     assert hint(word) == f"qvm calls that `qvm {line}`"
 
 
-@pytest.mark.parametrize("word", ["mount", "umount", "share", "convert", "enable", "cat", "exit", "push"])
+@pytest.mark.parametrize("word", ["mount", "umount", "share", "convert", "enable", "cat", "exit"])
 def test_word_without_a_verb_of_its_own_gets_no_guess(word: str) -> None:
     assert hint(word) == "`qvm --help` lists the verbs"
 

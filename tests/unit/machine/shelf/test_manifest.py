@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from qvmsh.errors import QvmError
-from qvmsh.machine.shelf import manifest, scan
+from qvmsh.host import scan
+from qvmsh.host.tar_writer import Writer
+from qvmsh.machine.shelf import manifest
 from qvmsh.machine.shelf.manifest import Item, LeftOut, Manifest
-from qvmsh.machine.shelf.tar_writer import Writer
 from qvmsh.machine.shelf.unpack import unpack
 
 SEED = 20261123

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from qvmsh.errors import ImageError
-from qvmsh.machine.shelf import scan, tar_format, tar_reader
-from qvmsh.machine.shelf.tar_reader import Reader
-from qvmsh.machine.shelf.tar_writer import Writer
+from qvmsh.host import scan, tar_format, tar_reader
+from qvmsh.host.tar_reader import Reader
+from qvmsh.host.tar_writer import Writer
 
 KIB = 1024
 LONG = "folder/" + "x" * 200 + "/ünïcode.raw"

@@ -14,6 +14,8 @@ PAX, PAX_GLOBAL, LONG_NAME, LONG_LINK, OLD_SPARSE = b"x", b"g", b"L", b"K", b"S"
 DATE_S = 315_532_800
 """The date of all members: 1980-01-01; GNU tar calls one of 1970 implausible."""
 _MAX = 1 << 63
+_LAST_S = 253_402_300_800
+"""The year 10000."""
 
 
 class Invalid(Exception):
@@ -27,9 +29,16 @@ def padding(size: int) -> int:
 
 def header(name: str, size: int, *, mode: int, kind: bytes = FILE) -> bytes:
     """One header block; the name must fit (see `fits`)."""
+    return block_of(name.encode(), size, mode=mode, kind=kind)
+
+
+def block_of(
+    name: bytes, size: int, *, mode: int, kind: bytes, mtime_s: int = DATE_S, link: bytes = b""
+) -> bytes:
+    """One header block; name and link have at most 100 bytes."""
     fields = (
-        name.encode().ljust(100, b"\0"), b"%07o\0" % mode, b"%07o\0" % 0, b"%07o\0" % 0, _number(size),
-        b"%011o\0" % DATE_S, b" " * 8, kind, bytes(100), b"ustar\0" b"00", bytes(32), bytes(32),
+        name.ljust(100, b"\0"), b"%07o\0" % mode, b"%07o\0" % 0, b"%07o\0" % 0, _number(size),
+        _number(mtime_s), b" " * 8, kind, link.ljust(100, b"\0"), b"ustar\0" b"00", bytes(32), bytes(32),
         b"%07o\0" % 0, b"%07o\0" % 0,
     )  # fmt: skip
     block = b"".join(fields).ljust(BLOCK, b"\0")
@@ -54,7 +63,7 @@ def pax(records: dict[str, str]) -> bytes:
 
 
 def _record(key: str, value: str) -> bytes:
-    rest = f" {key}={value}\n".encode()
+    rest = f" {key}={value}\n".encode(errors="surrogateescape")
     length = len(rest)
     while length != len(rest) + len(str(length)):
         length = len(rest) + len(str(length))
@@ -79,6 +88,15 @@ def number(field: bytes) -> int:
     if value >= _MAX:
         raise Invalid("a number that is too large")
     return value
+
+
+def time_s(field: bytes, text: str | None) -> int:
+    """A time in whole seconds: that of a pax record, else of a header; 0 where that is not a usable one."""
+    try:
+        found = number(field) if text is None else decimal(text.partition(".")[0])
+    except Invalid:
+        return 0
+    return found if found < _LAST_S else 0
 
 
 def decimal(text: str) -> int:

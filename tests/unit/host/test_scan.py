@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qvmsh.machine.shelf import scan
+from qvmsh.host import scan
 
 
 def idle(*_: object) -> None:

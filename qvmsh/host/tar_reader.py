@@ -12,15 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qvmsh.errors import ImageError, printable
-from qvmsh.machine.shelf import tar_format
-from qvmsh.machine.shelf.tar_format import BLOCK, Invalid
+from qvmsh.host import tar_format
+from qvmsh.host.tar_format import BLOCK, Invalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import NoReturn
+    from typing import NoReturn, Protocol
 
     Run = tuple[int, int]
+
+    class Source(Protocol):
+        """Where a member's data comes from."""
+
+        def data(self, runs: list[Run]) -> Iterator[tuple[int, bytes]]: ...
+
 
 MOST_MEMBERS = 10_000
 HEAD_BYTES = 1 << 20
@@ -44,6 +50,8 @@ class Member:
         kind: `file`, `folder`, or what else it is, in words.
         size_bytes: of the file, with its holes.
         stored_bytes: of its data in the package.
+        mtime_s: when it was changed; 0 where that is not a time.
+        link: where a link leads.
     """
 
     name: str
@@ -52,7 +60,9 @@ class Member:
     size_bytes: int
     stored_bytes: int
     _runs: list[Run] | None
-    _reader: Reader
+    _reader: Source
+    mtime_s: int = 0
+    link: str = ""
 
     def data(self) -> Iterator[tuple[int, bytes]]:
         """The data with its place in the file; must be read to its end, or not at all."""
@@ -65,6 +75,7 @@ class _Extended:
 
     records: dict[str, list[str]]
     long_name: str | None = None
+    long_link: str | None = None
 
     def last(self, key: str) -> str | None:
         values = self.records.get(key)
@@ -79,8 +90,10 @@ class Reader:
         label: what messages call it.
 
     Raises:
-        ImageError: it is damaged, or holds what a package cannot hold.
+        ImageError: it is damaged, or holds what a package cannot hold; or what `refuse` of a subclass raises.
     """
+
+    most_members = MOST_MEMBERS
 
     def __init__(self, read: Callable[[int], bytes], label: str) -> None:
         self._read = read
@@ -91,14 +104,21 @@ class Reader:
     def refuse(self, why: str) -> NoReturn:
         raise ImageError(f"{self._label}: {printable(why)}", hint="get the package again")
 
+    def refuse_other(self) -> NoReturn:
+        """Refuse what is not a tar file at all."""
+        raise ImageError(
+            f"{self._label}: it is not a package, which is a tar file, compressed or not",
+            hint="`qvm export` makes packages; `qvm create NAME --from FILE` takes the image of a disk",
+        )
+
     def __iter__(self) -> Iterator[Member]:
         headers = members = 0
         extended = _Extended({})
         self._require_tar()
         while (block := self._block()) is not None:
             headers += 1
-            if members >= MOST_MEMBERS or headers > 4 * MOST_MEMBERS:
-                self.refuse(f"it holds more than {MOST_MEMBERS} files")
+            if members >= self.most_members or headers > 4 * self.most_members:
+                self.refuse(f"it holds more than {self.most_members} files")
             try:
                 if self._is_extension(block, extended):
                     continue
@@ -114,10 +134,7 @@ class Reader:
         """Look at the first header: what is no tar file at all is not a damaged one."""
         self._first = self._read(BLOCK)
         if not tar_format.is_header(self._first):
-            raise ImageError(
-                f"{self._label}: it is not a package, which is a tar file, compressed or not",
-                hint="`qvm export` makes packages; `qvm create NAME --from FILE` takes the image of a disk",
-            )
+            self.refuse_other()
         if len(self._first) < BLOCK:
             self.refuse("it is truncated")
 
@@ -161,9 +178,18 @@ class Reader:
             extended.records = tar_format.pax_records(data)
         elif kind == tar_format.LONG_NAME:
             extended.long_name = tar_format.text_of(data.partition(b"\0")[0])
+        elif kind == tar_format.LONG_LINK:
+            extended.long_link = tar_format.text_of(data.partition(b"\0")[0])
         return True
 
     def _member(self, block: bytes, extended: _Extended) -> Member:
+        found = self._typed(block, extended)
+        found.mtime_s = tar_format.time_s(block[136:148], extended.last("mtime"))
+        found.link = extended.last("linkpath") or extended.long_link or ""
+        found.link = found.link or tar_format.text_of(block[157:257].partition(b"\0")[0])
+        return found
+
+    def _typed(self, block: bytes, extended: _Extended) -> Member:
         tar_format.require_checksum(block)
         kind, mode = block[156:157], tar_format.number(block[100:108])
         size = tar_format.number(block[124:136])

@@ -1,0 +1,225 @@
+"""Unpacking what a guest sends: all of a good tree, and nothing outside the folder of a bad one."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qvmsh.host import tar_format
+from qvmsh.machine.guest.files import incoming
+from qvmsh.machine.guest.files.incoming import Refused, Unpacking, place
+from tests.support.odd_names import make_sparse, make_tree, seen
+
+
+def idle(*_: object) -> None:
+    pass
+
+
+def same(name: str) -> str:
+    return name
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **more: object) -> bytes:
+    """One member as Python's tarfile writes it."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(data)
+    for key, value in more.items():
+        setattr(info, key, value)
+    text = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    return text + data + bytes(tar_format.padding(len(data)))
+
+
+END = bytes(1024)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """An empty folder with its descriptor; beside it a file that nothing may change."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_text("safe")
+    folder = tmp_path / "part"
+    folder.mkdir(0o700)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    yield folder, fd
+    os.close(fd)
+    assert sorted(os.listdir(tmp_path)) == ["outside", "part"]
+    assert os.listdir(tmp_path / "outside") == ["file"]
+    assert (tmp_path / "outside/file").read_text() == "safe"
+
+
+def unpacked(fd: int, data: bytes, top: Callable[[str], str] = same) -> Unpacking:
+    found = Unpacking(fd, "demo", idle, idle)
+    try:
+        found.all(io.BytesIO(data).read, top)
+    finally:
+        found.close()
+    return found
+
+
+@pytest.mark.parametrize("how", [[], ["--format=pax"], ["--format=gnu", "-S"]])
+def test_unpacking_what_gnu_tar_sends_keeps_all_of_it(
+    root: tuple[Path, int], tmp_path_factory: pytest.TempPathFactory, how: list[str]
+) -> None:
+    source = tmp_path_factory.mktemp("source") / "tree"
+    make_tree(source)
+    make_sparse(source / "holes", 8 << 20, 1 << 20)
+    data = subprocess.run(
+        ["tar", "-c", *how, "-C", source.parent, "-f", "-", "./tree"], stdout=subprocess.PIPE, check=True
+    ).stdout
+    found = unpacked(root[1], data)
+    assert found.failed == []
+    assert seen(root[0]) | {b"tree": ()} == {b"tree/" + key: row for key, row in seen(source).items()} | {
+        b"tree": ()
+    }
+    assert os.stat(root[0] / "tree/holes").st_blocks * 512 < 1 << 20
+    assert os.path.samefile(root[0] / "tree/second name", root[0] / "tree/dir\n1/f")
+
+
+HOSTILE = {
+    "parent": member("../outside/evil", data=b"x"),
+    "parent below": member("a/../../outside/evil", data=b"x"),
+    "absolute": member("/tmp/evil", data=b"x"),
+    "through a link": member("l", tarfile.SYMTYPE, linkname="../outside") + member("l/evil", data=b"x"),
+    "over a link": member("l", tarfile.SYMTYPE, linkname="../outside/file") + member("l", data=b"x"),
+    "folder over a link": member("l", tarfile.SYMTYPE, linkname="../outside") + member("l/", tarfile.DIRTYPE),
+    "hard link out": member("h", tarfile.LNKTYPE, linkname="../outside/file") + member("h", data=b"x"),
+    "hard link to a link": member("l", tarfile.SYMTYPE, linkname="../outside/file")
+    + member("h", tarfile.LNKTYPE, linkname="l"),
+    "hard link through a link": member("l", tarfile.SYMTYPE, linkname="../outside")
+    + member("h", tarfile.LNKTYPE, linkname="l/file"),
+    "hard link to a folder": member("d/", tarfile.DIRTYPE) + member("h", tarfile.LNKTYPE, linkname="d"),
+    "twice": member("a", data=b"x") + member("a", data=b"y"),
+    "below a file": member("a", data=b"x") + member("a/b", data=b"y"),
+    "too deep": member("d/" * 300 + "f", data=b"x"),
+    "not a tar": b"hello" * 1000,
+    "damaged": member("a", data=b"x" * 600)[:700],
+    "size": member("a")[:124] + b"77777777777\0" + member("a")[136:],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_unpacking_hostile_members_is_refused(root: tuple[Path, int], name: str) -> None:
+    with pytest.raises(Refused) as caught:
+        unpacked(root[1], HOSTILE[name] + END)
+    assert caught.value.machine == "demo"
+
+
+def test_unpacking_a_name_not_asked_for_is_refused(root: tuple[Path, int]) -> None:
+    with pytest.raises(Refused, match="not asked for"):
+        unpacked(root[1], member("other", data=b"x") + END, {"wanted": "wanted"}.__getitem__)
+    assert os.listdir(root[0]) == []
+
+
+def test_unpacking_too_many_members_is_refused(
+    root: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "MOST_MEMBERS", 3)
+    with pytest.raises(Refused, match="more than 3 files"):
+        unpacked(root[1], b"".join(member(f"f{i}") for i in range(4)) + END)
+
+
+def test_unpacking_devices_and_fifos_are_named_and_the_rest_kept(root: tuple[Path, int]) -> None:
+    data = member("null", tarfile.CHRTYPE, devmajor=1, devminor=3) + member("pipe", tarfile.FIFOTYPE)
+    found = unpacked(root[1], data + member("f", data=b"x") + END)
+    assert found.failed == ["null: it is a device", "pipe: it is a FIFO"]
+    assert os.listdir(root[0]) == ["f"]
+
+
+def test_unpacking_keeps_no_set_user_id(root: tuple[Path, int]) -> None:
+    unpacked(root[1], member("f", data=b"x", mode=0o6755) + END)
+    assert os.stat(root[0] / "f").st_mode & 0o7777 == 0o755
+
+
+TEXTS = st.lists(
+    st.sampled_from(["..", ".", "", "a", "l", "b", "outside", "/", "\udcff", "\n"]), min_size=1, max_size=5
+).map("/".join)
+KINDS = st.sampled_from(
+    [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(TEXTS, KINDS, TEXTS), max_size=6))
+def test_unpacking_any_members_writes_nothing_outside(
+    tmp_path: Path, rows: list[tuple[str, bytes, str]]
+) -> None:
+    """Whatever it makes of them: beside its folder all stays as it was."""
+    number = len(os.listdir(tmp_path))
+    base = tmp_path / str(number)
+    (base / "part").mkdir(parents=True)
+    (base / "outside").mkdir()
+    fd = os.open(base / "part", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        unpacked(fd, b"".join(member(name, kind, linkname=link) for name, kind, link in rows) + END)
+    except Refused:
+        pass
+    finally:
+        os.close(fd)
+    assert sorted(os.listdir(base)) == ["outside", "part"]
+    assert os.listdir(base / "outside") == []
+
+
+# moving to the final place
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[tuple[Path, int, Path, int]]:
+    made: list[tuple[Path, int]] = []
+    for name in ("from", "to"):
+        (tmp_path / name).mkdir()
+        made.append((tmp_path / name, os.open(tmp_path / name, os.O_RDONLY | os.O_DIRECTORY)))
+    yield (*made[0], *made[1])
+    for _, fd in made:
+        os.close(fd)
+
+
+def test_place_folder_into_folder_makes_one_of_both(both: tuple[Path, int, Path, int]) -> None:
+    source, old, target, new = both
+    for folder, names in ((source, ("x/a", "x/deep/b")), (target, ("x/c", "x/deep/b", "x/deep/d"))):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(folder.name)
+    failed: list[str] = []
+    assert not place(old, "x", new, "x", failed, "x")
+    assert failed == []
+    found = {str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()}
+    assert found == {"x/a": "from", "x/c": "to", "x/deep/b": "from", "x/deep/d": "to"}
+
+
+def test_place_does_not_follow_links_of_the_target(both: tuple[Path, int, Path, int], tmp_path: Path) -> None:
+    source, old, target, new = both
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "passwd").write_text("safe")
+    (source / "d/inner").mkdir(parents=True)
+    (source / "d/inner/passwd").write_text("evil")
+    (source / "d/file").write_text("evil")
+    (target / "d").mkdir()
+    (target / "d/inner").symlink_to(outside)
+    (target / "d/file").symlink_to(outside / "passwd")
+    failed: list[str] = []
+    place(old, "d", new, "d", failed, "d")
+    assert failed == ["d/inner: a symbolic link is in the way"]
+    assert (outside / "passwd").read_text() == "safe"
+    assert (target / "d/file").read_text() == "evil"
+    assert not (target / "d/file").is_symlink()
+
+
+def test_place_does_not_replace_a_folder_or_a_device(both: tuple[Path, int, Path, int]) -> None:
+    source, old, target, new = both
+    (source / "f").write_text("x")
+    (source / "g").write_text("x")
+    (target / "f").mkdir()
+    os.mkfifo(target / "g")
+    failed: list[str] = []
+    place(old, "f", new, "f", failed, "f")
+    place(old, "g", new, "g", failed, "g")
+    assert failed == ["f: a directory is in the way", "g: a device is in the way"]

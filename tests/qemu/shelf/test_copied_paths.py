@@ -77,7 +77,7 @@ def test_clone_means_its_own_files_and_the_same_others(vm: Vm, place: str) -> No
     require_own_files(vm, Vm(vm.world, vm.world.home / place))
 
 
-def test_restored_machine_means_its_own_files_and_the_same_others(vm: Vm) -> None:
+def test_restored_machine_means_its_own_files_and_the_others(vm: Vm) -> None:
     (vm.world.home / "sub").mkdir()
     make_archive(vm)
     result = vm.ok("restore", "latest", "../sub/twin")

@@ -275,7 +275,7 @@ class Settings:
             return self.boolean(name)
         if kind in ("words", "arguments"):
             return self.words(name)
-        if kind in ("lines", "forwards", "disks"):
+        if kind in ("lines", "forwards", "disks", "shares"):
             return self.lines(name)
         return self.path(name) if kind == "path" else self.text(name)
 

@@ -23,7 +23,10 @@ from qvmsh.host import files as host_files
 from qvmsh.host import lock_and_exec, locks, logfiles, process, sockets
 from qvmsh.machine import crash, identity, launch_record, programs, state
 from qvmsh.machine import paths as machine_files
+from qvmsh.config.shares import VIRTIOFS
 from qvmsh.machine.guest import serial
+from qvmsh.machine.guest.shares import aside, devices, virtiofsd
+from qvmsh.machine.guest.shares import plan as share_plan
 from qvmsh.machine.launch_record import LaunchRecord
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch_failure, limits, logs, ports, tpm
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.power.request import Launch
+    from qvmsh.qemu.shares import Share
+
+    Companion = tpm.Companion | serial.Keeper | virtiofsd.Companion
 
     class Child(Protocol):
         """A QEMU's process, as much of `subprocess.Popen` as is used of it."""
@@ -163,6 +169,8 @@ class _Attempt:
         require_top(vm, plan)
         if tpm.is_wanted(vm):
             tpm.program(vm)
+        self.lines = share_plan.configured(vm)
+        share_plan.require_usable(vm, self.lines)
         wanted = "tcg" if own_disk.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
         self.accel = accelerator.choose(self.binary, wanted, vm.io, environ=vm.environ).accelerator
         disks.prepare(vm, self.supplies)
@@ -197,7 +205,7 @@ class _Attempt:
         logs.begin(vm)
         os.close(logfiles.append_to(vm.files.serial_log))
         listening = sockets.listening(runtime, hw.endpoints(vm)) | ({"telnet": door} if door else {})
-        companions: list[tpm.Companion | serial.Keeper] = []
+        companions: list[Companion] = []
         shown: serial.Shown | None = None
         note = self._record(port, runtime)
         try:
@@ -212,8 +220,9 @@ class _Attempt:
                 companions.append(companion := tpm.Companion(vm, token))
                 tpms_end = Endpoint(fd=companion.qemus_end.fileno())
             resources = hw.Resources(
-                self.binary, self.accel, port, endpoints, self.supplies, overlays, tpms_end, self.has_sandbox
-            )
+                self.binary, self.accel, port, endpoints, self.supplies, overlays, tpms_end, self.has_sandbox,
+                self._shares(runtime, companions),
+            )  # fmt: skip
             argv = arguments(hw.hardware(vm, self.plan, resources))
             ports.warn_of_doors(vm, argv)
             with process.Shielded():
@@ -229,6 +238,7 @@ class _Attempt:
                 snapshot_restore.load(
                     vm, note, self.plan.request.loadvm, is_forced=self.plan.request.is_forced
                 )
+                aside.put_back(vm, note)
             for overlay in overlays.values():
                 os.unlink(os.path.join(vm.directory, overlay))
             return qemu
@@ -257,8 +267,21 @@ class _Attempt:
             base_only=self.plan.request.base_only,
             loading=self.plan.request.loadvm or "",
             ready=self.vm.settings.text("VM_READY"),
+            shares=share_plan.recorded(self.lines),
             directory=launch_record.place(self.vm.directory),
         )
+
+    def _shares(self, runtime: str, companions: list[Companion]) -> tuple[Share, ...]:
+        """The directories for the guest; `companions` gets their virtiofsd."""
+        found = []
+        for line in self.lines:
+            is_attached = self.plan.attached is None or line.tag in self.plan.attached
+            chardev = ""
+            if is_attached and line.kind == VIRTIOFS:
+                companions.append(own := virtiofsd.Companion(self.vm, runtime, line))
+                chardev = own.chardev
+            found.append(devices.of_line(line, chardev, is_attached=is_attached))
+        return tuple(found)
 
     def _overlays(self, token: str) -> dict[str, str]:
         """A fresh overlay on every disk that the guest writes to: node, and name from the directory."""
@@ -278,7 +301,7 @@ class _Attempt:
         return made
 
     def _shown(
-        self, argv: list[str], companions: list[tpm.Companion | serial.Keeper], runtime: str
+        self, argv: list[str], companions: list[Companion], runtime: str
     ) -> serial.Shown | None:
         """The console of a QEMU that reads our standard input, if it is kept."""
         is_kept = any(isinstance(each, serial.Keeper) for each in companions)
@@ -291,7 +314,7 @@ class _Attempt:
         argv: list[str],
         fds: list[int],
         runtime: str,
-        companions: list[tpm.Companion | serial.Keeper],
+        companions: list[Companion],
         *,
         has_output: bool,
     ) -> Child:
@@ -365,7 +388,7 @@ class _Attempt:
         raise launch_failure.of(self.vm, self.plan.verb, self.binary, child.wait())
 
 
-def _close(given: Iterable[socket.socket | tpm.Companion | serial.Keeper]) -> None:
+def _close(given: Iterable[socket.socket | Companion]) -> None:
     """Close our copies of what QEMU and its companions have, so that these end with QEMU."""
     for each in given:
         each.close()

@@ -8,6 +8,7 @@ from qvmsh.errors import DeadlineError, QmpError, StateError
 from qvmsh.machine import crash, log, state
 from qvmsh.machine.guest import readiness
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest.shares import aside
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power.stop import AGENT_S, POWEROFF, Ladder, require_live
 from qvmsh.machine.work import cleanup
@@ -61,6 +62,7 @@ def reboot(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, floa
     if state.has_ssh(vm, note):
         with readiness.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
             readiness.wait(vm, pid, note, timeout_s=readiness.attempt_seconds(vm, pid))
+        aside.mount_wanted(vm, note)
     log.note(vm, f"rebooted by {how}")
     return how, time.monotonic() - began
 

@@ -16,11 +16,12 @@ class Started(Report):
     Args:
         has_ssh: the guest is ready once its ssh answers; else as soon as QEMU runs.
         renewed: what is new in the guest of a clone.
+        shares: `tag`, `mount` and `problem` of each share that was to be mounted; "" for those that are.
     """
 
     __slots__ = (
         "_has_ssh", "accelerator", "attach", "clock", "disposable", "machine", "pid", "ready", "renewed",
-        "seconds", "ssh_port",
+        "seconds", "shares", "ssh_port",
     )  # fmt: skip
 
     def __init__(
@@ -37,9 +38,11 @@ class Started(Report):
         attach: str = "",
         has_ssh: bool = True,
         renewed: Sequence[str] = (),
+        shares: Sequence[dict[str, str]] = (),
     ) -> None:
         self._has_ssh = has_ssh
         self.renewed = list(renewed)
+        self.shares = list(shares)
         self.attach = attach
         self.clock = clock
         self.machine = machine

@@ -35,6 +35,8 @@ _FORMAT = re.compile(r"The (\w+) format used by node '(.*)' does not support liv
 
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
 
+OF_SHARES = "`--unmount-shares` unplugs it, and plugs it in again afterwards"
+
 NO_DISK = "`qvm disk add data.qcow2 10G` adds one"
 
 DISK_ROOM_BYTES = 4 << 20
@@ -171,7 +173,7 @@ def _in_words(reason: str) -> Blocker:
     if share:
         return Blocker(
             f"the guest has mounted the 9p share {share[2]}",
-            "unmount it in the guest, and mount it again afterwards",
+            "`--unmount-shares` unmounts it, and mounts it again afterwards",
         )
     of_format = _FORMAT.search(reason)
     if of_format:
@@ -185,7 +187,7 @@ def _in_words(reason: str) -> Blocker:
             f"`qvm config VM_DISK_BUS=virtio` and `qvm restart`; or {DISKS_ALONE}",
         )
     if "vhost-user-fs" in low or "virtiofs" in low:
-        return Blocker(f"a virtiofs share is attached ({device})", f"start without it; or {DISKS_ALONE}")
+        return Blocker(f"a virtiofs share is attached ({device})", OF_SHARES)
     if "vfio" in low or "usb-host" in low or "host device" in low:
         return Blocker(
             f"a device of the host is passed through ({device})",

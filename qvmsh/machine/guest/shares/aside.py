@@ -1,0 +1,154 @@
+"""Shares put aside for a moment, since QEMU cannot save or load a guest that has them; and put back.
+
+    with put_aside(vm, note):           # unmounted and unplugged, if any is attached
+        ...save the memory...
+    put_back(vm, note)                  # after a restore: those that are not attached
+
+What cannot be put back is a warning: the work in between is done, or its own error counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from qvmsh.errors import QvmError
+from qvmsh.machine.guest.shares import devices, mounts, plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from qvmsh.config.shares import ShareLine
+    from qvmsh.machine.guest.shares.mounts import Place
+    from qvmsh.machine.launch_record import LaunchRecord
+    from qvmsh.machine.machine import BaseMachine
+
+
+def attached(note: LaunchRecord) -> list[ShareLine]:
+    """The shares that the guest has now, mounted or not.
+
+    Raises:
+        OSError, QmpError: QEMU does not answer.
+    """
+    lines = plan.of_record(note)
+    if not lines:
+        return []
+    with devices.conversation(note) as qemu:
+        found = devices.tags(qemu, lines)
+    return [each for each in lines if each.tag in found]
+
+
+@contextlib.contextmanager
+def put_aside(
+    vm: BaseMachine, note: LaunchRecord, *, keeps: Sequence[str] = (), is_last: bool = False
+) -> Iterator[list[str]]:
+    """Unmount and unplug the shares for the block; afterwards plug and mount them again.
+
+    Args:
+        keeps: tags of shares that stay.
+        is_last: only if the block fails: at its end there is no guest any more.
+
+    Yields:
+        The tags of the shares that were put aside.
+
+    Raises:
+        StateError: one is in use in the guest. Nothing changed.
+        DeadlineError: the guest does not release one. The others are put back.
+        QvmError: the guest cannot be asked. Nothing changed.
+    """
+    try:
+        lines = [each for each in attached(note) if each.tag not in keeps]
+    except OSError as error:
+        raise QvmError(f"QEMU does not answer: {error}", machine=vm.name) from None
+    if not lines:
+        yield []
+        return
+    tags = [each.tag for each in lines]
+    with vm.io.stage(f"unmounting {', '.join(tags)}"):
+        places = mounts.unmount(vm, lines)
+    is_done = False
+    try:
+        with devices.conversation(note) as qemu:
+            for line in lines:
+                devices.detach(vm, qemu, line)
+        yield tags
+        is_done = True
+    finally:
+        if not (is_done and is_last):
+            put_back(vm, note, places, lines)
+
+
+def put_back(
+    vm: BaseMachine,
+    note: LaunchRecord,
+    places: Sequence[Place] = (),
+    lines: Sequence[ShareLine] | None = None,
+) -> None:
+    """Plug in what is not attached, and mount it; warn of what cannot be.
+
+    Args:
+        places: where; nothing is mounted elsewhere.
+        lines: which of them; None = all that the guest was given.
+    """
+    lines = plan.of_record(note) if lines is None else lines
+    if not lines:
+        return
+    with vm.io.stage(f"attaching {', '.join(each.tag for each in lines)}"):
+        wrong = _attached(vm, note, lines)
+        if places:
+            wrong += [f"{each}: {why}" for each, why in mounts.mount(vm, places).items()]
+    for each in wrong:
+        vm.io.warn(f"{vm.name}: {each}; {again(lines)}")
+
+
+def again(lines: Sequence[ShareLine]) -> str:
+    """What attaches and mounts a share again."""
+    return f"`qvm share add {lines[0].tag}` tries again"
+
+
+def _attached(vm: BaseMachine, note: LaunchRecord, lines: Sequence[ShareLine]) -> list[str]:
+    """Attach those that are not; what went wrong."""
+    wrong = []
+    try:
+        with devices.conversation(note) as qemu:
+            found = devices.states(qemu, lines)
+            for line in lines:
+                if found[line.tag] != devices.DETACHED:
+                    continue
+                try:
+                    devices.attach(vm, note, qemu, line)
+                except QvmError as error:
+                    wrong.append(devices.explained(vm, line, error).what)
+    except (OSError, QvmError) as error:
+        wrong.append(f"cannot attach the shares: {error}")
+    return wrong
+
+
+def mount_wanted(vm: BaseMachine, note: LaunchRecord, *, has_waited: bool = True) -> list[dict[str, str]]:
+    """Mount what VM_SHARE asks for, in a guest that is ready; warn of what is not mounted.
+
+    Args:
+        has_waited: the guest is ready; else nothing is done but a warning.
+
+    Returns:
+        `tag`, `mount` and `problem` of each share that is to be mounted.
+    """
+    places = mounts.wanted(plan.of_record(note))
+    if not places:
+        return []
+    if has_waited:
+        with vm.io.stage("mounting shares"):
+            wrong = mounts.mount(vm, places)
+    else:
+        wrong = {each.path: "nothing waited for the guest" for each in places}
+    rows = []
+    for each in places:
+        why = wrong.get(each.path, "")
+        rows.append({"tag": each.line.tag, "mount": each.path, "problem": why})
+        if why:
+            hint = again([each.line])
+            if why.startswith("its kernel has no "):
+                other = "virtiofs" if each.line.kind == "9p" else "9p"
+                hint = f"`:{other}` in its line of VM_SHARE may do better"
+            vm.io.warn(f"{vm.name}: the share {each.line.tag} is not mounted at {each.path}: {why}; {hint}")
+    return rows

@@ -1,0 +1,152 @@
+"""Shares mounted in the guest, over whatever way leads there, as its root (`sudo -n` where it is not).
+
+    mount(vm, lines)                 # {"src": ""}, or why it is not mounted
+    gone = unmount(vm, lines)        # where they were mounted, for `mount_again`
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from qvmsh.config.shares import P9
+from qvmsh.errors import QvmError, StateError
+from qvmsh.io import QUIET
+from qvmsh.machine.guest import execute
+from qvmsh.machine.guest.wish import Wish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qvmsh.config.shares import ShareLine
+    from qvmsh.machine.machine import BaseMachine
+
+TIMEOUT_S = 120.0
+TRIES = 10
+"""How often, once a second, a mount is tried: a device that was just plugged in takes a moment."""
+OPTIONS = {P9: "trans=virtio,version=9p2000.L,msize=262144,"}
+
+_ROOT = 'PATH=$PATH:/usr/sbin:/sbin\nroot() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }\n'
+_MOUNT = _ROOT + r"""
+there() {
+    while read -r from at type rest; do
+        [ "$from" = "$tag" ] && [ "$at" = "$shown" ] && [ "$type" = "$kind" ] && return 0
+    done </proc/self/mounts
+    return 1
+}
+tries=$1; shift
+while [ $# -gt 0 ]; do
+    kind=$1 tag=$2 path=$3 shown=$4 how=$5; shift 5
+    left=$tries
+    until there; do
+        if why=$({ root mkdir -p "$path" && root mount -t "$kind" -o "$how" "$tag" "$path"; } 2>&1); then
+            break
+        fi
+        for each in "$kind" 9pnet_virtio; do root modprobe -q "$each" 2>/dev/null; done
+        grep -qw "$kind" /proc/filesystems || { why="its kernel has no $kind"; left=1; }
+        left=$((left - 1))
+        [ $left -gt 0 ] || { printf 'no %s\n' "$(printf '%s' "$why" | tail -n 1)"; continue 2; }
+        sleep 1
+    done
+    echo ok
+done
+"""
+_UNMOUNT = _ROOT + r"""
+all=
+while [ $# -gt 0 ]; do
+    kind=$1 tag=$2; shift 2
+    while read -r from at type how rest; do
+        [ "$from" = "$tag" ] && [ "$type" = "$kind" ] && all="$tag $at $how
+$all"
+    done </proc/self/mounts
+done
+printf '%s' "$all" | while read -r tag at how; do
+    path=$(printf '%b.' "$(printf '%s' "$at" | sed 's/\\\([0-7][0-7][0-7]\)/\\0\1/g')"); path=${path%.}
+    why=$(root umount "$path" 2>&1) || { printf 'no %s %s %s\n' "$tag" "$at" "$why"; exit; }
+    printf 'gone %s %s %s\n' "$tag" "$at" "$how"
+done
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a share is, or is to be, mounted in the guest."""
+
+    line: ShareLine
+    path: str
+    is_read_only: bool
+
+
+def wanted(lines: Sequence[ShareLine]) -> list[Place]:
+    """The places that the lines ask for."""
+    return [Place(each, each.mount, each.is_read_only) for each in lines if each.mount]
+
+
+def mount(vm: BaseMachine, places: Sequence[Place]) -> dict[str, str]:
+    """Mount shares, where they are not mounted yet.
+
+    Returns:
+        Why one is not mounted, by its path; nothing of those that are.
+    """
+    if not places:
+        return {}
+    words = [str(TRIES)]
+    for each in places:
+        how = OPTIONS.get(each.line.kind, "") + ("ro" if each.is_read_only else "rw")
+        words += [each.line.kind, each.line.tag, each.path, _as_listed(each.path), how]
+    try:
+        done = _run(vm, _MOUNT, words)
+    except QvmError as error:
+        return {each.path: error.what for each in places}
+    rows = [*done, *["no it ended early"] * len(places)]
+    return {
+        each.path: row.removeprefix("no ")
+        for each, row in zip(places, rows, strict=False)
+        if row != "ok"
+    }
+
+
+def _as_listed(path: str) -> str:
+    """A path as /proc/mounts has it. Source: Linux fs/proc_namespace.c."""
+    plain = re.sub("/+", "/", path).rstrip("/") or "/"
+    return re.sub(r"[ \t\n\\#]", lambda found: f"\\{ord(found[0]):03o}", plain)
+
+
+def unmount(vm: BaseMachine, lines: Sequence[ShareLine]) -> list[Place]:
+    """Unmount shares wherever they are mounted.
+
+    Raises:
+        StateError: one is in use; all are mounted as they were.
+        QvmError: the guest cannot be asked.
+    """
+    by_tag = {each.tag: each for each in lines}
+    rows = _run(vm, _UNMOUNT, [word for each in lines for word in (each.kind, each.tag)])
+    gone = []
+    for row in rows:
+        mark, tag, at, rest = [*row.split(" ", 3), "", "", ""][:4]
+        if mark == "gone" and tag in by_tag:
+            gone.append(Place(by_tag[tag], _unlisted(at), "ro" in rest.split(",")))
+            continue
+        gone.reverse()
+        left = "".join(f"; {why}" for why in mount(vm, gone).values())
+        raise StateError(
+            f"the guest cannot unmount the share {tag} from {_unlisted(at)}: {rest}{left}",
+            machine=vm.name,
+            hint="end what uses it in the guest first: `qvm exec -- fuser -vm DIR` names that",
+        )
+    return gone[::-1]
+
+
+def _unlisted(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def _run(vm: BaseMachine, script: str, words: Sequence[str]) -> list[str]:
+    """The lines that a script in the guest prints.
+
+    QvmError: no way leads there, or it failed.
+    """
+    wish = Wish(("sh", "-c", script, "qvm", *words), timeout_s=TIMEOUT_S)
+    done = execute.execute(vm.with_io(QUIET), wish).check()
+    return done.split("\n")[:-1]

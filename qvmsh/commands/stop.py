@@ -59,7 +59,8 @@ def stop(
         return Saved(vm.name, savevm, *took)
     if unmount_shares:
         raise UsageError(
-            "stop: --unmount-shares requires --savevm NAME", hint="a guest that powers off unmounts all itself"
+            "stop: --unmount-shares requires --savevm NAME",
+            hint="a guest that powers off unmounts all itself",
         )
     if not (suspend or poweroff or reboot):  # `vm` accepted it with those two
         raise UsageError(

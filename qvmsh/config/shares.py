@@ -49,7 +49,7 @@ class ShareLine:
     @property
     def id(self) -> str:
         """QEMU's name of the device, which has fewer characters than a tag."""
-        plain = (each if each.isascii() and each.isalnum() or each in "-." else f"_{ord(each):x}_"
+        plain = (each if (each.isascii() and each.isalnum()) or each in "-." else f"_{ord(each):x}_"
                  for each in self.tag)  # fmt: skip
         return "share-" + "".join(plain)
 

@@ -1,6 +1,6 @@
 """UEFI firmware in two flash chips, in QEMU's arguments: pure.
 
-    words(Flash("/usr/share/OVMF/OVMF_CODE.fd", "raw", "demo-uefi-vars.qcow2"))
+words(Flash("/usr/share/OVMF/OVMF_CODE.fd", "raw", "demo-uefi-vars.qcow2"))
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from qvmsh.config.shares import VIRTIOFS
 from qvmsh.config.words import joined
 from qvmsh.errors import LaunchError
 from qvmsh.host import files as host_files
 from qvmsh.host import lock_and_exec, locks, logfiles, process, sockets
 from qvmsh.machine import crash, identity, launch_record, programs, state
 from qvmsh.machine import paths as machine_files
-from qvmsh.config.shares import VIRTIOFS
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest.shares import aside, devices, virtiofsd
 from qvmsh.machine.guest.shares import plan as share_plan
@@ -274,6 +274,7 @@ class _Attempt:
     def _shares(self, runtime: str, companions: list[Companion]) -> tuple[Share, ...]:
         """The directories for the guest; `companions` gets their virtiofsd."""
         found = []
+        virtiofsd.begin_log(self.vm)
         for line in self.lines:
             is_attached = self.plan.attached is None or line.tag in self.plan.attached
             chardev = ""
@@ -300,9 +301,7 @@ class _Attempt:
             made[node] = os.path.relpath(overlay, vm.directory)
         return made
 
-    def _shown(
-        self, argv: list[str], companions: list[Companion], runtime: str
-    ) -> serial.Shown | None:
+    def _shown(self, argv: list[str], companions: list[Companion], runtime: str) -> serial.Shown | None:
         """The console of a QEMU that reads our standard input, if it is kept."""
         is_kept = any(isinstance(each, serial.Keeper) for each in companions)
         is_ours = self.plan.is_foreground and not self.plan.request.is_encapsulated

@@ -178,7 +178,9 @@ def dry_run(vm: BaseMachine, request: Request, *, is_foreground: bool) -> Comman
         path = os.path.join(folder, f"fs{number}")
         is_attached = plan.attached is None or line.tag in plan.attached
         if line.kind == VIRTIOFS and is_attached:
-            before.append(["setsid", "-f", *virtiofsd.program(vm.environ).words(line, f"--socket-path={path}")])
+            before.append(
+                ["setsid", "-f", *virtiofsd.program(vm.environ).words(line, f"--socket-path={path}")]
+            )
         shares.append(devices.of_line(line, f"path={escape(path)}", is_attached=is_attached))
     resources = hw.Resources(
         binary, choice.accelerator, port, endpoints, supplies, {}, tpm_end, has_sandbox, tuple(shares)

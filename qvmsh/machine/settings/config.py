@@ -13,6 +13,7 @@ from qvmsh.config.variables import VARIABLES, meant
 from qvmsh.config.words import quote
 from qvmsh.errors import EXIT_OK, EXIT_USAGE, ConfigError, QvmError, UsageError
 from qvmsh.machine import registry
+from qvmsh.machine.guest.shares import plan
 from qvmsh.machine.reports import Report, Verdict, plural
 
 TYPE_CHECKING = False
@@ -191,7 +192,24 @@ def _check(
     directory: str, environ: Mapping[str, str], overrides: Sequence[tuple[str, str]] = ()
 ) -> CheckResult:
     found = layers.load(directory, environ, overrides)
-    return CheckResult(found.directory, found.problems, found.warnings + found.notes)
+    return CheckResult(
+        found.directory, found.problems, [*found.warnings, *found.notes, *_shares(found, environ)]
+    )
+
+
+def _shares(settings: Settings, environ: Mapping[str, str]) -> list[Problem]:
+    """The shares that would not work on this host."""
+    wrong = []
+    try:
+        lines = plan.of_settings(settings, environ)
+    except ValueError:  # it is a problem already
+        return []
+    for line in lines:
+        what, hint = plan.fault(settings.directory, environ, line)
+        if what:
+            place = settings.origin("VM_SHARE").place
+            wrong.append(Problem(*place, f"VM_SHARE: {line.tag}: {what}", hint, "VM_SHARE"))
+    return wrong
 
 
 def check_trees(

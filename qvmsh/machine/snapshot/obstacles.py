@@ -15,12 +15,13 @@ import re
 from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
+from qvmsh.machine.guest.shares import devices
 from qvmsh.machine.storage.volumes import Volume, written
 from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.qmp import Exchange
@@ -35,7 +36,7 @@ _FORMAT = re.compile(r"The (\w+) format used by node '(.*)' does not support liv
 
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
 
-OF_SHARES = "`--unmount-shares` unplugs it, and plugs it in again afterwards"
+OF_SHARES = "`--unmount-shares` unplugs it for the moment"
 
 NO_DISK = "`qvm disk add data.qcow2 10G` adds one"
 
@@ -154,21 +155,26 @@ def of_devices(exchange: Exchange, reported: Collection[str] = ()) -> list[Block
         reported: nodes whose format is reported already where it prevents a snapshot.
     """
     try:
-        reasons = exchange.ask("query-migrate").get("blocked-reasons", ())
+        reasons = [*map(str, exchange.ask("query-migrate").get("blocked-reasons", ()))]
     except QmpError:
         return []
     found: dict[str, Blocker] = {}
-    for reason in map(str, reasons):
+    own = devices.virtiofs_tags(exchange) if any("vhost-user-fs" in each for each in reasons) else []
+    for reason in reasons:
         of_format = _FORMAT.search(reason)
         if of_format and of_format[2] in reported:
             continue
-        each = _in_words(reason)
+        each = _in_words(reason, own)
         found[str(each)] = each
     return list(found.values())
 
 
-def _in_words(reason: str) -> Blocker:
-    """A reason of QEMU's, and what to do about it."""
+def _in_words(reason: str, own: Sequence[str] = ()) -> Blocker:
+    """A reason of QEMU's, and what to do about it.
+
+    Args:
+        own: the tags of the virtiofs shares of VM_SHARE.
+    """
     share = re.search(r"VirtFS export path '(.*)' is mounted in the guest using mount_tag '(.*)'", reason)
     if share:
         return Blocker(
@@ -187,7 +193,10 @@ def _in_words(reason: str) -> Blocker:
             f"`qvm config VM_DISK_BUS=virtio` and `qvm restart`; or {DISKS_ALONE}",
         )
     if "vhost-user-fs" in low or "virtiofs" in low:
-        return Blocker(f"a virtiofs share is attached ({device})", OF_SHARES)
+        if own:
+            which = f"share {own[0]} is" if len(own) == 1 else f"shares {', '.join(own)} are"
+            return Blocker(f"the virtiofs {which} attached", OF_SHARES)
+        return Blocker(f"a virtiofs share is attached ({device})", f"start without it; or {DISKS_ALONE}")
     if "vfio" in low or "usb-host" in low or "host device" in low:
         return Blocker(
             f"a device of the host is passed through ({device})",

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from qvmsh.machine.guest.shares.mounts import Place
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
+    from qvmsh.qemu.qmp import Exchange
 
 
-def attached(note: LaunchRecord) -> list[ShareLine]:
+def attached(note: LaunchRecord, qemu: Exchange | None = None) -> list[ShareLine]:
     """The shares that the guest has now, mounted or not.
 
     Raises:
@@ -33,20 +34,26 @@ def attached(note: LaunchRecord) -> list[ShareLine]:
     lines = plan.of_record(note)
     if not lines:
         return []
-    with devices.conversation(note) as qemu:
-        found = devices.tags(qemu, lines)
+    with devices.using(note, qemu) as own:
+        found = devices.tags(own, lines)
     return [each for each in lines if each.tag in found]
 
 
 @contextlib.contextmanager
 def put_aside(
-    vm: BaseMachine, note: LaunchRecord, *, keeps: Sequence[str] = (), is_last: bool = False
+    vm: BaseMachine,
+    note: LaunchRecord,
+    *,
+    keeps: Sequence[str] = (),
+    is_last: bool = False,
+    qemu: Exchange | None = None,
 ) -> Iterator[list[str]]:
     """Unmount and unplug the shares for the block; afterwards plug and mount them again.
 
     Args:
         keeps: tags of shares that stay.
-        is_last: only if the block fails: at its end there is no guest any more.
+        is_last: only if the block fails: at its end there is no guest any more, or another state of it.
+        qemu: the caller's own conversation on the socket `session`.
 
     Yields:
         The tags of the shares that were put aside.
@@ -57,7 +64,7 @@ def put_aside(
         QvmError: the guest cannot be asked. Nothing changed.
     """
     try:
-        lines = [each for each in attached(note) if each.tag not in keeps]
+        lines = [each for each in attached(note, qemu) if each.tag not in keeps]
     except OSError as error:
         raise QvmError(f"QEMU does not answer: {error}", machine=vm.name) from None
     if not lines:
@@ -68,14 +75,14 @@ def put_aside(
         places = mounts.unmount(vm, lines)
     is_done = False
     try:
-        with devices.conversation(note) as qemu:
+        with devices.using(note, qemu) as own:
             for line in lines:
-                devices.detach(vm, qemu, line)
+                devices.detach(vm, own, line)
         yield tags
         is_done = True
     finally:
         if not (is_done and is_last):
-            put_back(vm, note, places, lines)
+            put_back(vm, note, places, lines, qemu)
 
 
 def put_back(
@@ -83,6 +90,7 @@ def put_back(
     note: LaunchRecord,
     places: Sequence[Place] = (),
     lines: Sequence[ShareLine] | None = None,
+    qemu: Exchange | None = None,
 ) -> None:
     """Plug in what is not attached, and mount it; warn of what cannot be.
 
@@ -94,7 +102,7 @@ def put_back(
     if not lines:
         return
     with vm.io.stage(f"attaching {', '.join(each.tag for each in lines)}"):
-        wrong = _attached(vm, note, lines)
+        wrong = _attached(vm, note, lines, qemu)
         if places:
             wrong += [f"{each}: {why}" for each, why in mounts.mount(vm, places).items()]
     for each in wrong:
@@ -106,17 +114,19 @@ def again(lines: Sequence[ShareLine]) -> str:
     return f"`qvm share add {lines[0].tag}` tries again"
 
 
-def _attached(vm: BaseMachine, note: LaunchRecord, lines: Sequence[ShareLine]) -> list[str]:
+def _attached(
+    vm: BaseMachine, note: LaunchRecord, lines: Sequence[ShareLine], qemu: Exchange | None
+) -> list[str]:
     """Attach those that are not; what went wrong."""
     wrong = []
     try:
-        with devices.conversation(note) as qemu:
-            found = devices.states(qemu, lines)
+        with devices.using(note, qemu) as own:
+            found = devices.states(own, lines)
             for line in lines:
                 if found[line.tag] != devices.DETACHED:
                     continue
                 try:
-                    devices.attach(vm, note, qemu, line)
+                    devices.attach(vm, note, own, line)
                 except QvmError as error:
                     wrong.append(devices.explained(vm, line, error).what)
     except (OSError, QvmError) as error:

@@ -15,7 +15,7 @@ import contextlib
 import os
 import time
 
-from qvmsh.config.shares import P9
+from qvmsh.config.shares import P9, ShareLine
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.machine.guest.shares import virtiofsd
 from qvmsh.qemu import platforms
@@ -24,9 +24,8 @@ from qvmsh.qemu.qmp import Exchange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from qvmsh.config.shares import ShareLine
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
 
@@ -46,6 +45,16 @@ def conversation(note: LaunchRecord, *, timeout_s: float = ANSWER_S) -> Exchange
     return Exchange(note.socket("session"), timeout_s).negotiate()
 
 
+@contextlib.contextmanager
+def using(note: LaunchRecord, qemu: Exchange | None = None) -> Iterator[Exchange]:
+    """The conversation of a caller that has one, else a new one for the block."""
+    if qemu is not None:
+        yield qemu
+        return
+    with conversation(note) as own:
+        yield own
+
+
 def states(qemu: Exchange, lines: Sequence[ShareLine]) -> dict[str, str]:
     """The state of each share, by its tag: LOST is one whose virtiofsd has ended."""
     there = _peripherals(qemu)
@@ -57,6 +66,24 @@ def states(qemu: Exchange, lines: Sequence[ShareLine]) -> dict[str, str]:
     for line in lines:
         state = LOST if f"{line.id}-fs" in dead else ATTACHED
         found[line.tag] = state if line.id in there else DETACHED
+    return found
+
+
+def missing(qemu: Exchange, tags: Sequence[str]) -> list[str]:
+    """Those of the tags whose share is not attached."""
+    there = _peripherals(qemu) if tags else set()
+    return [each for each in tags if ShareLine("", each).id not in there]
+
+
+def virtiofs_tags(qemu: Exchange) -> list[str]:
+    """The tags of the virtiofs shares of qvm that are attached, whatever the record says."""
+    found = []
+    for each in sorted(_peripherals(qemu)):
+        if each.startswith("share-"):
+            with contextlib.suppress(QmpError):  # 9p has another property, a port has none
+                found.append(
+                    str(qemu.ask("qom-get", {"path": f"/machine/peripheral/{each}", "property": "tag"}))
+                )
     return found
 
 

@@ -1,7 +1,7 @@
 """Shares mounted in the guest, over whatever way leads there, as its root (`sudo -n` where it is not).
 
-    mount(vm, lines)                 # {"src": ""}, or why it is not mounted
-    gone = unmount(vm, lines)        # where they were mounted, for `mount_again`
+mount(vm, lines)                 # {"src": ""}, or why it is not mounted
+gone = unmount(vm, lines)        # where they were mounted, for `mount_again`
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ TRIES = 10
 OPTIONS = {P9: "trans=virtio,version=9p2000.L,msize=262144,"}
 
 _ROOT = 'PATH=$PATH:/usr/sbin:/sbin\nroot() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }\n'
-_MOUNT = _ROOT + r"""
+_MOUNT = (
+    _ROOT
+    + r"""
 there() {
     while read -r from at type rest; do
         [ "$from" = "$tag" ] && [ "$at" = "$shown" ] && [ "$type" = "$kind" ] && return 0
@@ -52,7 +54,10 @@ while [ $# -gt 0 ]; do
     echo ok
 done
 """
-_UNMOUNT = _ROOT + r"""
+)
+_UNMOUNT = (
+    _ROOT
+    + r"""
 all=
 while [ $# -gt 0 ]; do
     kind=$1 tag=$2; shift 2
@@ -67,6 +72,7 @@ printf '%s' "$all" | while read -r tag at how; do
     printf 'gone %s %s %s\n' "$tag" "$at" "$how"
 done
 """
+)
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,7 @@ def mount(vm: BaseMachine, places: Sequence[Place]) -> dict[str, str]:
         return {each.path: error.what for each in places}
     rows = [*done, *["no it ended early"] * len(places)]
     return {
-        each.path: row.removeprefix("no ")
-        for each, row in zip(places, rows, strict=False)
-        if row != "ok"
+        each.path: row.removeprefix("no ") for each, row in zip(places, rows, strict=False) if row != "ok"
     }
 
 

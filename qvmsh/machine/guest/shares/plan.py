@@ -114,14 +114,10 @@ def of_record(note: LaunchRecord) -> list[ShareLine]:
     """The shares that the running QEMU was given, attached or not."""
     import json
 
-    found = []
     try:
-        rows = json.loads(note.shares or "[]")
-        for row in rows:
-            found.append(shares.parse(row))
+        return [shares.parse(row) for row in json.loads(note.shares or "[]")]
     except (ValueError, TypeError, AttributeError):
-        raise QvmError("the launch record .qvm/launch is damaged: its line `shares`") from None
-    return found
+        raise QvmError("the launch record .qvm/running is damaged: its line `shares`") from None
 
 
 def recorded(lines: Sequence[ShareLine]) -> str:

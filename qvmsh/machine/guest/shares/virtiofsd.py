@@ -19,6 +19,7 @@ import subprocess
 
 from qvmsh.errors import MissingProgramError
 from qvmsh.host import files as host_files
+from qvmsh.machine import paths
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
@@ -36,6 +37,9 @@ FOLDERS = ("/usr/libexec", "/usr/lib/qemu", "/usr/lib")
 _OF_QEMU = 5
 """The version of the first that came with QEMU; its successor began again with 1."""
 _HAS_READ_ONLY = (1, 13)
+LOG = os.path.join(".qvm", "log", "virtiofsd.log")
+_LOGGED = ["/bin/sh", "-c", 'exec "$@" 2>>"$0"', LOG]
+"""Its errors are not QEMU's. It runs in the machine's directory."""
 _READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
 """Makes the directory read-only for a program that cannot; only there, and only as root."""
 
@@ -118,6 +122,16 @@ def _pair(runtime: str) -> tuple[socket.socket, socket.socket]:
     return door, own
 
 
+def last_words(vm: BaseMachine) -> list[str]:
+    """What it complained of, for the report of a launch that failed."""
+    return paths.tail(os.path.join(vm.directory, LOG), 5) if vm.settings.text("VM_SHARE") else []
+
+
+def begin_log(vm: BaseMachine) -> None:
+    """Forget what an earlier one complained of."""
+    host_files.remove(os.path.join(vm.directory, LOG))
+
+
 class Companion:
     """The virtiofsd of a QEMU to be.
 
@@ -128,7 +142,7 @@ class Companion:
     def __init__(self, vm: BaseMachine, runtime: str, line: ShareLine) -> None:
         found = program(vm.environ)
         self._door, self._own = _pair(runtime)
-        words = found.words(line, f"--fd={self._door.fileno()}")
+        words = [*_LOGGED, *found.words(line, f"--fd={self._door.fileno()}")]
         self.words = ["--with", str(self._door.fileno()), str(len(words)), *words]
         self.chardev = f"fd={self._own.fileno()}"
 
@@ -147,8 +161,8 @@ def begin(vm: BaseMachine, runtime: str, line: ShareLine) -> socket.socket:
     """Start one for a QEMU that runs; QEMU's end of its connection."""
     found = program(vm.environ)
     door, own = _pair(runtime)
-    with door, open(vm.files.qemu_stderr, "ab") as log:
-        words = found.words(line, f"--fd={door.fileno()}")
+    with door:
+        words = [*_LOGGED, *found.words(line, f"--fd={door.fileno()}")]
         # in the background of a shell that ends: this process need not wait for it, however long it lives
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", *words],
@@ -156,7 +170,7 @@ def begin(vm: BaseMachine, runtime: str, line: ShareLine) -> socket.socket:
             cwd=vm.directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=log,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
             umask=0o077,
             check=True,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @command(group="guest", name="share list")
 def share_list(vm: BaseMachine) -> Shares:
-    """List the shares: directories of the host that the guest can mount (VM_SHARE).
+    """List the directories of the host that the guest can mount (VM_SHARE).
 
     Returns:
         `shares`: dicts, as in JSON, `vm.share_list().shares[0]["tag"]`.

@@ -16,7 +16,7 @@ from qvmsh.machine.doctor import repair
 from qvmsh.machine.doctor.findings import ERROR, OK, WARNING, Case, Finding
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.guest.shares import listing, plan
+from qvmsh.machine.guest.shares import listing
 from qvmsh.machine.power import ports, tpm
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot import recovery
@@ -193,8 +193,7 @@ def shares(case: Case) -> Iterator[Finding]:
     vm = case.machine
     for row in listing.rows(vm, case.seen):
         name = f"share {row['tag']}"
-        line = next((each for each in plan.configured(vm) if each.tag == row["tag"]), None)
-        hint = plan.fault(vm.directory, vm.environ, line)[1] if line else ""
+        hint = row["hint"]
         text = f"{row['path']} ({row['kind']}, {row['state']})"
         yield Finding(name, ERROR if row["problem"] else OK, row["problem"] or text, hint or None)
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.state import Observation
 
-RESTART = "add it to VM_SHARE (`--save`), then `qvm restart`"
-
 
 def shares_of(vm: BaseMachine) -> Shares:
     """All shares; see `commands.share`."""
@@ -79,9 +77,10 @@ def _line(vm: BaseMachine, word: str, given: list[ShareLine]) -> tuple[ShareLine
         for each in (*given, *plan.configured(vm)):
             if each.tag == word:
                 return each, each
+        way = f"{word}:TAG" if "/" in word or word == "." else f"DIRECTORY:{word}"
         raise UsageError(
             f"share add: there is no share {word}", machine=vm.name,
-            hint=f"`qvm share add DIRECTORY:{word}` adds a directory",
+            hint=f"`qvm share add {way}` adds a directory",
         )  # fmt: skip
     try:
         found = shares.parse(word)
@@ -109,7 +108,7 @@ def _attach(
     if line.kind == VIRTIOFS and not any("share=on" in each for each in process.arguments(pid)):
         raise StateError(
             "cannot attach a virtiofs share: this QEMU was started without one, so the guest's memory is "
-            "its own", machine=vm.name, hint=RESTART,
+            "its own", machine=vm.name, hint=devices.SAVE,
         )  # fmt: skip
     done = []
     if is_new:

@@ -22,7 +22,7 @@ from qvmsh.machine.reports import stamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any
 
     from qvmsh.machine.machine import BaseMachine
@@ -235,7 +235,6 @@ def entry(
     qemu: str,
     machine: str,
     arguments: list[str],
-    shares: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The object of a snapshot that is about to be taken; `completed` adds what the images then say."""
     vm = store.vm
@@ -253,7 +252,7 @@ def entry(
         "machine": machine,
         "arguments": arguments,
         "settings": {each: settings.text(each) for each in HARDWARE if each in settings},
-        "shares": list(shares),
+        "shares": [],
         "images": [],
         "host_keys": _host_keys(vm),
     }

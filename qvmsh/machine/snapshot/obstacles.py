@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 
+from qvmsh.config.shares import P9, VIRTIOFS
 from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
@@ -21,7 +22,7 @@ from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.qmp import Exchange
@@ -36,7 +37,7 @@ _FORMAT = re.compile(r"The (\w+) format used by node '(.*)' does not support liv
 
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
 
-OF_SHARES = "`--unmount-shares` unplugs it for the moment"
+OF_SHARES = "`--unmount-shares` unmounts and unplugs it for the moment"
 
 NO_DISK = "`qvm disk add data.qcow2 10G` adds one"
 
@@ -159,7 +160,10 @@ def of_devices(exchange: Exchange, reported: Collection[str] = ()) -> list[Block
     except QmpError:
         return []
     found: dict[str, Blocker] = {}
-    own = devices.virtiofs_tags(exchange) if any("vhost-user-fs" in each for each in reasons) else []
+    own = {
+        kind: devices.own_tags(exchange, kind) if any(word in each for each in reasons) else []
+        for kind, word in ((P9, "VirtFS"), (VIRTIOFS, "vhost-user-fs"))
+    }
     for reason in reasons:
         of_format = _FORMAT.search(reason)
         if of_format and of_format[2] in reported:
@@ -169,17 +173,17 @@ def of_devices(exchange: Exchange, reported: Collection[str] = ()) -> list[Block
     return list(found.values())
 
 
-def _in_words(reason: str, own: Sequence[str] = ()) -> Blocker:
+def _in_words(reason: str, own: Mapping[str, Sequence[str]]) -> Blocker:
     """A reason of QEMU's, and what to do about it.
 
     Args:
-        own: the tags of the virtiofs shares of VM_SHARE.
+        own: the tags of the shares of VM_SHARE, by their kind.
     """
     share = re.search(r"VirtFS export path '(.*)' is mounted in the guest using mount_tag '(.*)'", reason)
     if share:
         return Blocker(
             f"the guest has mounted the 9p share {share[2]}",
-            "`--unmount-shares` unmounts it, and mounts it again afterwards",
+            OF_SHARES if share[2] in own[P9] else "unmount it in the guest, and mount it again afterwards",
         )
     of_format = _FORMAT.search(reason)
     if of_format:
@@ -193,8 +197,8 @@ def _in_words(reason: str, own: Sequence[str] = ()) -> Blocker:
             f"`qvm config VM_DISK_BUS=virtio` and `qvm restart`; or {DISKS_ALONE}",
         )
     if "vhost-user-fs" in low or "virtiofs" in low:
-        if own:
-            which = f"share {own[0]} is" if len(own) == 1 else f"shares {', '.join(own)} are"
+        if tags := own[VIRTIOFS]:
+            which = f"share {tags[0]} is" if len(tags) == 1 else f"shares {', '.join(tags)} are"
             return Blocker(f"the virtiofs {which} attached", OF_SHARES)
         return Blocker(f"a virtiofs share is attached ({device})", f"start without it; or {DISKS_ALONE}")
     if "vfio" in low or "usb-host" in low or "host device" in low:

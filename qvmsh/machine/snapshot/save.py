@@ -208,8 +208,9 @@ def take(
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=has_memory,
         arguments=process.arguments(pid), **hardware.versions(store.exchange),
-        shares=devices.tags(store.exchange, plan.of_record(note)) if has_memory else (),
     )  # fmt: skip
+    if has_memory:
+        entry["shares"] = devices.tags(store.exchange, plan.of_record(note))
     record = replace(
         _record(store, name, entry, is_there=is_there), was_running=is_running, has_memory=has_memory
     )

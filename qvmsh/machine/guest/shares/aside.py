@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 
-from qvmsh.errors import QvmError
+from qvmsh.errors import QvmError, StateError
 from qvmsh.machine.guest.shares import devices, mounts, plan
 
 TYPE_CHECKING = False
@@ -25,18 +25,27 @@ if TYPE_CHECKING:
     from qvmsh.qemu.qmp import Exchange
 
 
-def attached(note: LaunchRecord, qemu: Exchange | None = None) -> list[ShareLine]:
+def _attached_now(
+    vm: BaseMachine, note: LaunchRecord, keeps: Sequence[str], qemu: Exchange | None
+) -> list[ShareLine]:
     """The shares that the guest has now, mounted or not.
 
-    Raises:
-        OSError, QmpError: QEMU does not answer.
+    StateError: one of them hangs. QvmError: QEMU does not answer.
     """
-    lines = plan.of_record(note)
+    lines = [each for each in plan.of_record(note) if each.tag not in keeps]
     if not lines:
         return []
-    with devices.using(note, qemu) as own:
-        found = devices.tags(own, lines)
-    return [each for each in lines if each.tag in found]
+    try:
+        with devices.using(note, qemu) as own:
+            found = devices.states(own, lines)
+    except OSError as error:
+        raise QvmError(f"QEMU does not answer: {error}", machine=vm.name) from None
+    lost = [each for each, state in found.items() if state == devices.LOST]
+    if lost:
+        raise StateError(
+            f"cannot unmount the share {lost[0]}: {devices.ENDED}", machine=vm.name, hint=devices.AFTER_END
+        )
+    return [each for each in lines if found[each.tag] == devices.ATTACHED]
 
 
 @contextlib.contextmanager
@@ -63,10 +72,7 @@ def put_aside(
         DeadlineError: the guest does not release one. The others are put back.
         QvmError: the guest cannot be asked. Nothing changed.
     """
-    try:
-        lines = [each for each in attached(note, qemu) if each.tag not in keeps]
-    except OSError as error:
-        raise QvmError(f"QEMU does not answer: {error}", machine=vm.name) from None
+    lines = _attached_now(vm, note, keeps, qemu)
     if not lines:
         yield []
         return

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
 
 ATTACHED, DETACHED, LOST = "attached", "not attached", "lost"
+ENDED = "its virtiofsd has ended, so that the guest's accesses hang"
+AFTER_END = "`qvm stop --force`, then `qvm start`"
 ANSWER_S = 30.0
 UNPLUG_S = 60.0
 """How long a guest may take to release a device."""
 LOOK_S = 0.5
+SAVE = "`qvm share add --save` adds it to VM_SHARE, for `qvm restart`"
 
 
 def conversation(note: LaunchRecord, *, timeout_s: float = ANSWER_S) -> Exchange:
@@ -75,14 +78,14 @@ def missing(qemu: Exchange, tags: Sequence[str]) -> list[str]:
     return [each for each in tags if ShareLine("", each).id not in there]
 
 
-def virtiofs_tags(qemu: Exchange) -> list[str]:
-    """The tags of the virtiofs shares of qvm that are attached, whatever the record says."""
-    found = []
+def own_tags(qemu: Exchange, kind: str) -> list[str]:
+    """The tags of the shares of VM_SHARE that are attached, of one kind, whatever the record says."""
+    found, name = [], "mount_tag" if kind == P9 else "tag"
     for each in sorted(_peripherals(qemu)):
         if each.startswith("share-"):
-            with contextlib.suppress(QmpError):  # 9p has another property, a port has none
+            with contextlib.suppress(QmpError):  # the other kind has another property, a port has none
                 found.append(
-                    str(qemu.ask("qom-get", {"path": f"/machine/peripheral/{each}", "property": "tag"}))
+                    str(qemu.ask("qom-get", {"path": f"/machine/peripheral/{each}", "property": name}))
                 )
     return found
 
@@ -189,10 +192,10 @@ def explained(vm: BaseMachine, line: ShareLine, error: QvmError | OSError) -> Qv
     """The error of a share that cannot be attached, with what helps."""
     what = error.what.partition(": ")[2] or error.what if isinstance(error, QvmError) else "no answer"
     hint = "`qvm restart` attaches it"
-    if line.kind == P9 and "not find" in what:
+    if line.kind == P9 and "find fsdev" in what:
         what = "QEMU opens the directory of a 9p share only when it starts"
-        hint = "add it to VM_SHARE, then `qvm restart`"
+        hint = f"{SAVE}; or share it as virtiofs"
     elif "does not support hotplugging" in what or ("Bus" in what and "not found" in what):
         what = "the machine type has no free place for it while it runs"
-        hint = "add it to VM_SHARE, then `qvm restart`"
+        hint = SAVE
     return QvmError(f"cannot attach the share {line.tag}: {what}", machine=vm.name, hint=hint)

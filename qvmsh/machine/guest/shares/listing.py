@@ -27,7 +27,7 @@ class Shares(Report):
     """Result of `share list`.
 
     Args:
-        shares: `tag`, `path`, `kind`, `read_only`, `mount`, `state` and `problem` of each.
+        shares: `tag`, `path`, `kind`, `read_only`, `mount`, `state`, `problem` and `hint` of each.
     """
 
     __slots__ = ("machine", "shares")
@@ -37,7 +37,11 @@ class Shares(Report):
         self.shares = list(rows)
 
     def shown(self) -> list[str]:
-        return [f"{each['tag']:8} {line(each)}" for each in self.shares]
+        found = []
+        for each in self.shares:
+            found.append(f"{each['tag']:8} {line(each)}")
+            found += [f"{'':8} hint: {each['hint']}"] if each["hint"] else []
+        return found
 
 
 class ShareDone(Report):
@@ -95,10 +99,11 @@ def found_rows(vm: BaseMachine, seen: Observation) -> list[dict[str, Any]] | Non
 
 
 def _row(vm: BaseMachine, share: ShareLine, state: str) -> dict[str, Any]:
-    problem = plan.fault(vm.directory, vm.environ, share)[0]
+    is_attached = state == devices.ATTACHED
+    problem, hint = plan.fault(vm.directory, vm.environ, share, is_attached=is_attached)
     if state == devices.LOST:
-        problem = "its virtiofsd has ended, so the guest's accesses hang: `qvm restart`"
+        problem, hint = devices.ENDED, devices.AFTER_END
     return {
         "tag": share.tag, "path": share.path, "kind": share.kind, "read_only": share.is_read_only,
-        "mount": share.mount, "state": state, "problem": problem,
+        "mount": share.mount, "state": state, "problem": problem, "hint": hint or None,
     }  # fmt: skip

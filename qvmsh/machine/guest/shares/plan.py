@@ -60,11 +60,14 @@ def _kind(environ: Mapping[str, str]) -> str:
     return VIRTIOFS
 
 
-def fault(directory: str, environ: Mapping[str, str], line: ShareLine) -> tuple[str, str]:
+def fault(
+    directory: str, environ: Mapping[str, str], line: ShareLine, *, is_attached: bool = False
+) -> tuple[str, str]:
     """What is wrong with a share, and what to do about it; ("", "") if nothing is.
 
     Args:
         directory: the machine's.
+        is_attached: its program runs already.
     """
     hint = f"correct the line of {line.tag} in VM_SHARE, or remove it"
     if not os.path.isdir(line.path):
@@ -78,7 +81,7 @@ def fault(directory: str, environ: Mapping[str, str], line: ShareLine) -> tuple[
         return what, "share it with `:ro`, or another directory"
     if f"{real}/".startswith(f"{own}/.qvm/"):
         return f"{line.path} holds the machine's own state", "share another directory"
-    return _fault_of_program(environ, line) if line.kind == VIRTIOFS else ("", "")
+    return _fault_of_program(environ, line) if line.kind == VIRTIOFS and not is_attached else ("", "")
 
 
 def _fault_of_program(environ: Mapping[str, str], line: ShareLine) -> tuple[str, str]:

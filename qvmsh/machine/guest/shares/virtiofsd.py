@@ -49,7 +49,7 @@ class Program:
 
     Args:
         path: where it is.
-        version: its numbers; () if it does not say.
+        version: its numbers; () if it does not say: QEMU's own answers only root.
     """
 
     __slots__ = ("path", "version")
@@ -60,7 +60,7 @@ class Program:
 
     @property
     def is_of_qemu(self) -> bool:
-        return self.version >= (_OF_QEMU,)
+        return not self.version or self.version >= (_OF_QEMU,)
 
     @property
     def needs_root(self) -> bool:

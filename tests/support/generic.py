@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.world import REAL_CACHE
+from tests.support.world import REAL_CACHE, Vm, World
 
 CACHE = Path(REAL_CACHE) / "qvm-test" / "generic"
 
@@ -37,3 +37,12 @@ def build() -> str:
     assert done.returncode == 0, done.stdout + done.stderr
     path: str = json.loads(done.stdout)["image"]
     return path
+
+
+def create(world: World, name: str = "demo") -> Vm:
+    """A machine on the image."""
+    build()
+    words = ["-c", BUILD, "create", name, "--image", "tiny", "--cpus", "1"]
+    done = world.run(*words, program=sys.executable, env={"XDG_CACHE_HOME": str(CACHE)})
+    assert done.status == 0, str(done)
+    return Vm(world, world.home / name)

@@ -231,6 +231,9 @@ class _Attempt:
                 child = self._spawn(argv, fds, runtime, companions, has_output=shown is not None)
                 qemu = Qemu(child, note, argv, getattr(child, "attach", ""), shown)
                 self.begun.append(qemu)
+            _close(
+                each for each in companions if isinstance(each, virtiofsd.Companion)
+            )  # if it fails, QEMU sees
             self._greeting(qemu.child, note)
             if self.plan.request.loadvm:
                 from qvmsh.machine.snapshot import restore as snapshot_restore

@@ -37,7 +37,7 @@ _FORMAT = re.compile(r"The (\w+) format used by node '(.*)' does not support liv
 
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
 
-OF_SHARES = "`--unmount-shares` unmounts and unplugs it for the moment"
+OF_SHARES = "`qvm snapshot save --unmount-shares` unmounts and unplugs it for the moment"
 
 NO_DISK = "`qvm disk add data.qcow2 10G` adds one"
 
@@ -173,7 +173,7 @@ def of_devices(exchange: Exchange, reported: Collection[str] = ()) -> list[Block
     return list(found.values())
 
 
-def _in_words(reason: str, own: Mapping[str, Sequence[str]]) -> Blocker:
+def _in_words(reason: str, own: Mapping[str, Sequence[str]] | None = None) -> Blocker:
     """A reason of QEMU's, and what to do about it.
 
     Args:
@@ -183,7 +183,9 @@ def _in_words(reason: str, own: Mapping[str, Sequence[str]]) -> Blocker:
     if share:
         return Blocker(
             f"the guest has mounted the 9p share {share[2]}",
-            OF_SHARES if share[2] in own[P9] else "unmount it in the guest, and mount it again afterwards",
+            OF_SHARES
+            if share[2] in (own or {}).get(P9, ())
+            else "unmount it in the guest, and mount it again afterwards",
         )
     of_format = _FORMAT.search(reason)
     if of_format:
@@ -197,7 +199,7 @@ def _in_words(reason: str, own: Mapping[str, Sequence[str]]) -> Blocker:
             f"`qvm config VM_DISK_BUS=virtio` and `qvm restart`; or {DISKS_ALONE}",
         )
     if "vhost-user-fs" in low or "virtiofs" in low:
-        if tags := own[VIRTIOFS]:
+        if tags := (own or {}).get(VIRTIOFS):
             which = f"share {tags[0]} is" if len(tags) == 1 else f"shares {', '.join(tags)} are"
             return Blocker(f"the virtiofs {which} attached", OF_SHARES)
         return Blocker(f"a virtiofs share is attached ({device})", f"start without it; or {DISKS_ALONE}")

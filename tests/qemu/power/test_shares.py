@@ -147,12 +147,21 @@ def test_share_add_and_remove_while_off_change_the_vmrc(shared: Vm, folder: Path
     assert list(rows(shared)) == ["fs", "nine", "ro-fs"]
 
 
-def test_share_add_that_qemu_cannot_take_says_what_to_do(blank: Blank, folder: Path) -> None:
-    vm = blank(VM_SERIAL="no", VM_QEMU_MACHINE="q35")
+@pytest.mark.parametrize(
+    ("machine", "kind", "why"),
+    [
+        ("pc", "9p", "only when it starts"),
+        ("pc", "virtiofs", "the guest's memory is its own"),
+        ("q35", "9p", "no free place"),
+    ],
+)
+def test_share_add_that_qemu_cannot_take_says_what_to_do(
+    blank: Blank, folder: Path, machine: str, kind: str, why: str
+) -> None:
+    vm = blank(VM_SERIAL="no", VM_QEMU_MACHINE=machine)
     vm.ok("start", "--no-wait")
-    for kind, why in (("9p", "only when it starts"), ("virtiofs", "the guest's memory is its own")):
-        done = vm.qvm("share", "add", f"{folder}:x:{kind}")
-        assert (done.status != 0, why in done.err, "qvm restart" in done.err) == (True, True, True), str(done)
+    done = vm.qvm("share", "add", f"{folder}:x:{kind}")
+    assert (done.status != 0, why in done.err, "qvm restart" in done.err) == (True, True, True), str(done)
     assert rows(vm) == {}
 
 

@@ -77,10 +77,11 @@ def put_aside(
         yield []
         return
     tags = [each.tag for each in lines]
-    with vm.io.stage(f"unmounting {', '.join(tags)}"):
-        places = mounts.unmount(vm, lines)
+    places = mounts.found(vm, lines)
     is_done = False
     try:
+        with vm.io.stage(f"unmounting {', '.join(tags)}"):
+            mounts.unmount(vm, places)
         with devices.using(note, qemu) as own:
             for line in lines:
                 devices.detach(vm, own, line)

@@ -55,21 +55,21 @@ while [ $# -gt 0 ]; do
 done
 """
 )
-_UNMOUNT = (
-    _ROOT
-    + r"""
-all=
+_FIND = r"""
 while [ $# -gt 0 ]; do
     kind=$1 tag=$2; shift 2
     while read -r from at type how rest; do
-        [ "$from" = "$tag" ] && [ "$type" = "$kind" ] && all="$tag $at $how
-$all"
+        [ "$from" = "$tag" ] && [ "$type" = "$kind" ] && printf '%s %s %s\n' "$tag" "$at" "$how"
     done </proc/self/mounts
 done
-printf '%s' "$all" | while read -r tag at how; do
-    path=$(printf '%b.' "$(printf '%s' "$at" | sed 's/\\\([0-7][0-7][0-7]\)/\\0\1/g')"); path=${path%.}
-    why=$(root umount "$path" 2>&1) || { printf 'no %s %s %s\n' "$tag" "$at" "$why"; exit; }
-    printf 'gone %s %s %s\n' "$tag" "$at" "$how"
+true
+"""
+_UNMOUNT = (
+    _ROOT
+    + r"""
+for path; do
+    why=$(root umount "$path" 2>&1) || { printf '%s\n' "$(printf '%s' "$why" | tail -n 1)"; exit; }
+    echo ok
 done
 """
 )
@@ -114,36 +114,45 @@ def mount(vm: BaseMachine, places: Sequence[Place]) -> dict[str, str]:
 def _as_listed(path: str) -> str:
     """A path as /proc/mounts has it. Source: Linux fs/proc_namespace.c."""
     plain = re.sub("/+", "/", path).rstrip("/") or "/"
-    return re.sub(r"[ \t\n\\#]", lambda found: f"\\{ord(found[0]):03o}", plain)
+    return re.sub(r"[ \t\n\\#]", lambda odd: f"\\{ord(odd[0]):03o}", plain)
 
 
-def unmount(vm: BaseMachine, lines: Sequence[ShareLine]) -> list[Place]:
-    """Unmount shares wherever they are mounted.
+def found(vm: BaseMachine, lines: Sequence[ShareLine]) -> list[Place]:
+    """Where the shares are mounted, in the order in which they were.
 
     Raises:
-        StateError: one is in use; all are mounted as they were.
         QvmError: the guest cannot be asked.
     """
     by_tag = {each.tag: each for each in lines}
-    rows = _run(vm, _UNMOUNT, [word for each in lines for word in (each.kind, each.tag)])
-    gone = []
+    rows = _run(vm, _FIND, [word for each in lines for word in (each.kind, each.tag)])
+    places = []
     for row in rows:
-        mark, tag, at, rest = [*row.split(" ", 3), "", "", ""][:4]
-        if mark == "gone" and tag in by_tag:
-            gone.append(Place(by_tag[tag], _unlisted(at), "ro" in rest.split(",")))
-            continue
-        gone.reverse()
-        left = "".join(f"; {why}" for why in mount(vm, gone).values())
-        raise StateError(
-            f"the guest cannot unmount the share {tag} from {_unlisted(at)}: {rest}{left}",
-            machine=vm.name,
-            hint="end what uses it in the guest first: `qvm exec -- fuser -vm DIR` names that",
-        )
-    return gone[::-1]
+        tag, at, how = [*row.split(" "), "", ""][:3]
+        if tag in by_tag:
+            places.append(Place(by_tag[tag], _unlisted(at), "ro" in how.split(",")))
+    return places
+
+
+def unmount(vm: BaseMachine, places: Sequence[Place]) -> None:
+    """Unmount shares, the last one first.
+
+    Raises:
+        StateError: one is in use; those after it are unmounted already.
+        QvmError: the guest cannot be asked.
+    """
+    last_first = [*reversed(places)]
+    rows = _run(vm, _UNMOUNT, [each.path for each in last_first]) if places else []
+    for each, row in zip(last_first, rows, strict=False):
+        if row != "ok":
+            raise StateError(
+                f"the guest cannot unmount the share {each.line.tag} from {each.path}: {row}",
+                machine=vm.name,
+                hint="end what uses it in the guest first: `qvm exec -- fuser -vm DIR` names that",
+            )
 
 
 def _unlisted(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
 
 
 def _run(vm: BaseMachine, script: str, words: Sequence[str]) -> list[str]:

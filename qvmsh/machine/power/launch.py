@@ -231,17 +231,11 @@ class _Attempt:
                 child = self._spawn(argv, fds, runtime, companions, has_output=shown is not None)
                 qemu = Qemu(child, note, argv, getattr(child, "attach", ""), shown)
                 self.begun.append(qemu)
-            _close(
-                each for each in companions if isinstance(each, virtiofsd.Companion)
-            )  # if it fails, QEMU sees
+            # of a virtiofsd that fails at once, QEMU must see the end
+            _close(each for each in companions if isinstance(each, virtiofsd.Companion))
             self._greeting(qemu.child, note)
             if self.plan.request.loadvm:
-                from qvmsh.machine.snapshot import restore as snapshot_restore
-
-                snapshot_restore.load(
-                    vm, note, self.plan.request.loadvm, is_forced=self.plan.request.is_forced
-                )
-                aside.put_back(vm, note)
+                self._load(note, self.plan.request.loadvm)
             for overlay in overlays.values():
                 os.unlink(os.path.join(vm.directory, overlay))
             return qemu
@@ -258,6 +252,13 @@ class _Attempt:
             raise
         finally:
             _close([*companions, *listening.values()])
+
+    def _load(self, note: LaunchRecord, snapshot: str) -> None:
+        """Load a state, and attach the shares that it was saved without."""
+        from qvmsh.machine.snapshot import restore as snapshot_restore
+
+        snapshot_restore.load(self.vm, note, snapshot, is_forced=self.plan.request.is_forced)
+        aside.put_back(self.vm, note)
 
     def _record(self, port: int, runtime: str) -> LaunchRecord:
         """The launch record."""

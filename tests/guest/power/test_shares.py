@@ -195,6 +195,11 @@ def test_savevm_and_loadvm_bring_shares_back(vm: Vm) -> None:
     assert mounted(vm) == ALL
 
 
+def test_suspend_that_fails_names_the_virtiofs_share(vm: Vm) -> None:
+    done = vm.qvm("suspend", "--timeout", "3")
+    assert (done.status, "`qvm share remove f" in done.err) == (124, True), str(done)
+
+
 def test_older_state_gets_shares_and_a_missing_kind_is_named(
     world: World, saved: Path, tmp_path: Path
 ) -> None:

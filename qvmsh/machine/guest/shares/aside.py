@@ -82,14 +82,27 @@ def put_aside(
     try:
         with vm.io.stage(f"unmounting {', '.join(tags)}"):
             mounts.unmount(vm, places)
-        with devices.using(note, qemu) as own:
-            for line in lines:
-                devices.detach(vm, own, line)
+        _detach(vm, note, lines, qemu)
         yield tags
         is_done = True
     finally:
         if not (is_done and is_last):
             put_back(vm, note, places, lines, qemu)
+
+
+def _detach(vm: BaseMachine, note: LaunchRecord, lines: Sequence[ShareLine], qemu: Exchange | None) -> None:
+    """Unplug the shares; an interrupted one is completed first: the guest would do it later."""
+    at = lines[0]
+    try:
+        with devices.using(note, qemu) as own:
+            for at in lines:
+                devices.detach(vm, own, at)
+    except QvmError:
+        raise
+    except BaseException:
+        with contextlib.suppress(QvmError, OSError), devices.using(note, qemu) as own:
+            devices.detach(vm, own, at)
+        raise
 
 
 def put_back(

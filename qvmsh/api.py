@@ -50,6 +50,7 @@ from qvmsh.commands import restore as _restore
 from qvmsh.commands import resume as _resume
 from qvmsh.commands import run as _run
 from qvmsh.commands import sh as _sh
+from qvmsh.commands import share as _share
 from qvmsh.commands import snapshot as _snapshot
 from qvmsh.commands import ssh as _ssh
 from qvmsh.commands import ssh_config as _ssh_config
@@ -117,6 +118,9 @@ class Machine(machine.BaseMachine):
     serial = _logs.serial
     set_time = _info.set_time
     sh = _sh.sh
+    share_add = _share.share_add
+    share_list = _share.share_list
+    share_remove = _share.share_remove
     snapshot_delete = _snapshot.snapshot_delete
     snapshot_diff = _snapshot.snapshot_diff
     list_disk = _snapshot.list_disk

@@ -96,6 +96,10 @@ class img:
 class session:
     list = staticmethod(_session_list)
     save = staticmethod(_session_save)
+class share:
+    add = vm.share_add
+    list = vm.share_list
+    remove = vm.share_remove
 class snapshot:
     delete = vm.snapshot_delete
     diff = vm.snapshot_diff

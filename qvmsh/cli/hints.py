@@ -64,6 +64,7 @@ OTHER_TOOLS = {
     "ls": "list",
     "man": "--help",
     "managedsave": "stop --savevm NAME",
+    "mount": "share add DIR:TAG",
     "mv": "rename NEW|move DIR",
     "new": "create NAME",
     "pack": "export",
@@ -107,6 +108,7 @@ OTHER_TOOLS = {
     "validate": "config --check",
     "version": "-V",
     "vnc": "config VM_QEMU_VNC=:1",
+    "umount": "share remove TAG",
 }
 """Words of virsh, Lima, Incus, Multipass, Vagrant, quickemu, xl and others, and the lines for them."""
 

@@ -32,6 +32,7 @@ def snapshot_save(
     disk_only: Annotated[bool, Opt("-d")] = False,
     freeze: bool = True,
     replace: Annotated[bool, Opt("-r", excludes=("keep", "keep_days"))] = False,
+    unmount_shares: Annotated[bool, Opt(excludes=("disk_only",))] = False,
     keep: Annotated[int | None, Opt(metavar="N")] = None,
     keep_days: Annotated[float | None, Opt(metavar="DAYS")] = None,
 ) -> SnapshotSaved:
@@ -47,6 +48,8 @@ def snapshot_save(
         disk_only: without the memory; the guest's file systems are frozen for a moment.
         freeze: False: with --disk-only, do not freeze the guest's file systems.
         replace: replace a snapshot of the same name.
+        unmount_shares: unmount and unplug the shares (VM_SHARE) for the moment: QEMU cannot save memory
+            with one that is virtiofs, or mounted.
         keep: with the time in front of the name; then remove all but the newest N of that name.
         keep_days: the same, but keep those of the last DAYS days; together, what either of them keeps.
 
@@ -60,7 +63,7 @@ def snapshot_save(
     has_stamp = timestamp or name is None or keep is not None or keep_days is not None
     request = save.Request(
         message, disk_only, is_replacing=replace, has_freeze=freeze, has_stamp=has_stamp,
-        keep=Keep(keep, keep_days),
+        unmounts=unmount_shares, keep=Keep(keep, keep_days),
     )  # fmt: skip
     return save.save(vm, name or "", request)
 

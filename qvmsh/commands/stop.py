@@ -23,6 +23,7 @@ def stop(
         Opt("-s", "--vm-save", metavar="NAME", complete="snapshot", excludes=("poweroff", "reboot", "force")),
     ] = None,
     suspend: Annotated[bool, Opt("-n", "--nosuspend")] = True,
+    unmount_shares: Annotated[bool, Opt(excludes=("poweroff", "reboot", "force"))] = False,
     poweroff: Annotated[bool, Opt("-p", excludes=("reboot",))] = False,
     reboot: Annotated[bool, Opt("-r")] = False,
     force: Annotated[bool, Opt("-f")] = False,
@@ -38,6 +39,8 @@ def stop(
     Args:
         savevm: save the state under this name instead of powering off.
         suspend: False: with --savevm, save the guest without suspending it first.
+        unmount_shares: with --savevm, unmount and unplug the shares (VM_SHARE) first; `start --loadvm`
+            plugs and mounts them again.
         poweroff: power off (the default; `vm` required the option).
         reboot: reboot the guest instead (as the verb `reboot`).
         force: if nothing else works, end QEMU: QMP quit, SIGTERM, SIGKILL.
@@ -52,7 +55,13 @@ def stop(
     from qvmsh.machine.power import stop
 
     if savevm is not None:
-        return Saved(vm.name, savevm, *stop.save(vm, savevm, has_suspend=suspend, timeout_s=timeout))
+        took = stop.save(vm, savevm, has_suspend=suspend, unmounts=unmount_shares, timeout_s=timeout)
+        return Saved(vm.name, savevm, *took)
+    if unmount_shares:
+        raise UsageError(
+            "stop: --unmount-shares requires --savevm NAME",
+            hint="a guest that powers off unmounts all itself",
+        )
     if not (suspend or poweroff or reboot):  # `vm` accepted it with those two
         raise UsageError(
             "stop: --no-suspend requires --savevm NAME", hint="`qvm stop` alone powers off and saves nothing"

@@ -57,7 +57,7 @@ RESERVED = ("name", "uuid", "pidfile", "daemonize")
 
 REPLACED = (
     "VM_DISKS", "VM_CDROM", "VM_BOOT", "VM_KERNEL", "VM_INITRD", "VM_APPEND", "VM_FIRMWARE", "VM_TPM",
-    "VM_SERIAL", "VM_GUEST_AGENT", "VM_GUEST_AGENT_METHOD", "VM_VIRTIO_RNG", "VM_RTC_BASE",
+    "VM_SERIAL", "VM_GUEST_AGENT", "VM_GUEST_AGENT_METHOD", "VM_VIRTIO_RNG", "VM_RTC_BASE", "VM_SHARE",
 )  # fmt: skip
 """Variables without effect if VM_QEMU_ARGS is set (in a .vmrc; a global file may set some for all)."""
 

@@ -283,7 +283,7 @@ class Settings:
             return self.words(name)
         if kind == "ssh options":
             return self.ssh_options()
-        if kind in ("lines", "forwards", "disks"):
+        if kind in ("lines", "forwards", "disks", "shares"):
             return self.lines(name)
         return self.path(name) if kind == "path" else self.text(name)
 

@@ -35,8 +35,8 @@ class Variable:
         name: with its `VM_`.
         kind: `text`, `file name`, `id`, `account`, `user`, `integer`, `memory`, `boolean`, `choice`,
             `options` (a choice, then `,property=value`), `model`, `path`, `program`, `words`,
-            `lines`, `forwards`, `ssh options`, `number`, `port`, `ready`, `vnc`, `disks`, `boot order`,
-            `clock`, `arguments`; it decides how a value is checked and its type in Python.
+            `lines`, `forwards`, `ssh options`, `number`, `port`, `ready`, `vnc`, `disks`, `shares`,
+            `boot order`, `clock`, `arguments`; it decides how a value is checked and its type in Python.
         help: one line.
         default: value if it is not set; "" if there is none.
         group: heading on the reference page.
@@ -145,6 +145,7 @@ _RANGES = {
     "ready": "ssh, agent, none, or console: and a regular expression",
     "vnc": "[HOST]:NUMBER and options, as for QEMU's -vnc",
     "disks": "one path[:format[:cache]][:ro] per line",
+    "shares": "one HOSTDIR:TAG[:ro][:9p|virtiofs][:mount=PATH] per line",
     "boot order": "disk, disk1, cdrom, network, menu, in the boot order",
     "clock": "utc, localtime, or a date such as 2030-01-31T12:00:00",
     "arguments": "words, split as a shell would, without options that only qvm sets",
@@ -350,6 +351,12 @@ def _disks(_variable: Variable, value: str) -> Wrong:
     return _refused(devices.disks, value, "one path[:format[:cache]][:ro] per line ({})")
 
 
+def _shares(_variable: Variable, value: str) -> Wrong:
+    from qvmsh.config import shares
+
+    return _refused(shares.parse_all, value, shares.FORM + " ({})")
+
+
 def _boot(_variable: Variable, value: str) -> Wrong:
     from qvmsh.config import devices
 
@@ -394,6 +401,7 @@ _CHECKS: dict[str, Callable[[Variable, str], Wrong]] = {
     "mac": _mac,
     "vnc": _vnc,
     "disks": _disks,
+    "shares": _shares,
     "boot order": _boot,
     "clock": _clock,
     "arguments": _arguments,
@@ -452,6 +460,8 @@ def _table() -> tuple[Variable, ...]:
           computed="VM_SNAPSHOT_BACKINGNAME"),
         V("VM_DISKS", "disks", "additional disks, one path[:format[:cache]][:ro] per line", group="disks"),
         V("VM_CDROM", "path", "image in the CD drive; empty = no drive", group="disks"),
+        V("VM_SHARE", "shares", "directories of the host for the guest, "
+          "one HOSTDIR:TAG[:ro][:9p|virtiofs][:mount=PATH] per line", group="disks"),
 
         V("VM_QEMU_BIN", "program", "QEMU", "qemu-system-x86_64", group="qemu"),
         V("VM_QEMU_IMG", "program", "QEMU's tool for images", "qemu-img", group="qemu"),
@@ -569,6 +579,7 @@ MISTAKEN = {
     "VM_OVERLAY": "VM_SNAPSHOT_BACKINGNAME",
     "VM_PORT": "VM_SSH_PORT",
     "VM_RAM": "VM_MACHINE_MEM",
+    "VM_SHARED_FOLDERS": "VM_SHARE",
     "VM_SMP": "VM_MACHINE_CPUS",
     "VM_SSH_KEY": "VM_SSH_IDENTITY",
     "VM_SSH_USER": "VM_MACHINE_USER",

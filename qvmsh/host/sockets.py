@@ -26,7 +26,7 @@ TMP = "/tmp"  # noqa: S108
 OURS = frozenset((
     "qmp", "session", "events", "watch", "told", "monitor", "serial", "serial.in", "serial.out", "qga",
     "dir", "ssh", "known_hosts", "ssh_config", "lock", "lock0", "taken", "console", "console.lock", "pane",
-    "tmux",
+    "tmux", "fs",
 ))  # fmt: skip
 """What qvm puts into a runtime folder, besides `ssh.*` and root's `ssh0*` in another account's."""
 

@@ -35,23 +35,26 @@ class LaunchRecord:
         paused_s: when it was last paused, in seconds since the epoch: `resume` corrects its clock.
             0 where that is not known, or a snapshot was restored since.
         ready: what makes the guest ready (VM_READY).
+        shares: the directories that the guest was given, see `guest.shares.plan`.
         directory: device and inode of the machine's directory: a copy of the directory has the
             record too, but the QEMU is not the copy's.
     """
 
     __slots__ = (
-        "base_only", "boot", "directory", "disposable", "loading", "paused_s", "ready", "runtime", "ssh_port",
-        "user",
+        "base_only", "boot", "directory", "disposable", "loading", "paused_s", "ready", "runtime", "shares",
+        "ssh_port", "user",
     )  # fmt: skip
 
     def __init__(
         self, runtime: str = "", boot: str = "", ssh_port: int = 0, user: str = "", disposable: bool = False,
         directory: str = "", base_only: bool = False, loading: str = "", paused_s: int = 0, ready: str = "",
+        shares: str = "",
     ) -> None:  # fmt: skip
         self.base_only = base_only
         self.loading = loading
         self.paused_s = paused_s
         self.ready = ready
+        self.shares = shares
         self.directory = directory
         self.runtime = runtime
         self.boot = boot
@@ -68,7 +71,7 @@ class LaunchRecord:
             f"runtime {self.runtime}\nboot {self.boot}\nssh_port {self.ssh_port}\nuser {self.user}\n"
             f"disposable {'yes' if self.disposable else 'no'}\ndirectory {self.directory}\n"
             f"base_only {'yes' if self.base_only else 'no'}\nloading {self.loading}\n"
-            f"paused_s {self.paused_s}\nready {self.ready}\n",
+            f"paused_s {self.paused_s}\nready {self.ready}\nshares {self.shares}\n",
         )
 
     @property
@@ -113,4 +116,5 @@ def _parse(path: str) -> LaunchRecord | None:
         loading=values.get("loading", ""),
         paused_s=process.number(values.get("paused_s", "")),
         ready=values.get("ready", ""),
+        shares=values.get("shares", ""),
     )

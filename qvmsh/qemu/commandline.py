@@ -13,9 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from shlex import quote
 
-from qvmsh.qemu import platforms
+from qvmsh.qemu import flash, platforms, shares
+from qvmsh.qemu.flash import Flash
 from qvmsh.qemu.platforms import Platform
 from qvmsh.qemu.qmp import dumps
+from qvmsh.qemu.shares import Share
 
 CACHES: dict[str, tuple[bool, bool, bool]] = {
     "writeback": (False, False, True),
@@ -26,9 +28,6 @@ CACHES: dict[str, tuple[bool, bool, bool]] = {
 }
 """What `cache=` means: bypass the host's cache, skip flushes, a write cache in the device.
 Source: qemu-system-x86_64(1), `-drive cache=`."""
-
-UEFI_CODE, UEFI_VARIABLES = "uefi-code", "uefi-variables"
-"""Node names of the firmware's two halves."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,6 @@ class Cdrom:
     path: str
     protocol: str = "file"
     boot: int | None = None
-
-
-@dataclass(frozen=True)
-class Flash:
-    """UEFI firmware in two flash chips: its code, and its variables.
-
-    Args:
-        variables: image (qcow2) that takes the guest's variables.
-        needs_smm: the firmware keeps its variables from the guest by System Management Mode.
-    """
-
-    code: str
-    code_format: str
-    variables: str
-    needs_smm: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +137,8 @@ class Hardware:
         has_rng: there is a random number device.
         clock: value of `-rtc base=`.
         by_hand: the user's arguments instead of the hardware; None for generated hardware.
-        extra: the user's own arguments, last, so that they win if QEMU allows it.
+        shares: directories of the host; their devices are the last ones.
+        extra: the user's own arguments, after the others, so that they win if QEMU allows it.
     """
 
     binary: str
@@ -188,6 +173,7 @@ class Hardware:
     has_rng: bool = True
     clock: str = "utc"
     by_hand: tuple[str, ...] | None = None
+    shares: tuple[Share, ...] = ()
     extra: tuple[str, ...] = field(default=())
 
 
@@ -210,14 +196,16 @@ def arguments(hardware: Hardware) -> list[str]:
     if h.by_hand is not None:
         return argv + _by_hand(h)
     controllers = platforms.Controllers(h.platform)
-    argv += ["-machine", h.machine + _flash_machine(h.flash), "-accel", h.accelerator]
+    memory = shares.memory(h.shares, h.platform, h.memory_mib, (h.machine, *h.extra))
+    backend = f",memory-backend={h.platform.ram}" if memory else ""
+    argv += [*memory, "-machine", h.machine + flash.machine(h.flash) + backend, "-accel", h.accelerator]
     if h.cpu:
         argv += ["-cpu", h.cpu]
     argv += ["-smp", str(h.vcpus), "-m", str(h.memory_mib)]
     argv += ["-nodefaults", "-no-user-config", "-pidfile", h.pid_file]
     argv += _monitors(h.endpoints)
     argv += _display(h)
-    argv += _flash(h.flash)
+    argv += flash.words(h.flash)
     for disk in h.disks[:1]:
         argv += _disk(disk, controllers)
     argv += _network(h.network)
@@ -234,7 +222,7 @@ def arguments(hardware: Hardware) -> list[str]:
         argv += ["-rtc", f"base={h.clock}"]
     if h.is_held:
         argv += ["-S"]
-    return argv + list(h.extra)
+    return [*argv, *h.extra, *shares.words(h.shares, h.platform)]
 
 
 def _by_hand(h: Hardware) -> list[str]:
@@ -338,32 +326,6 @@ def _cdrom(cdrom: Cdrom | None, controllers: platforms.Controllers) -> list[str]
     if cdrom.boot is not None:
         device["bootindex"] = cdrom.boot
     return [*argv, "-device", dumps(device)]
-
-
-def _flash_machine(flash: Flash | None) -> str:
-    """What the firmware adds to the value of `-machine`."""
-    if flash is None:
-        return ""
-    smm = ",smm=on" if flash.needs_smm else ""
-    return f",pflash0={UEFI_CODE},pflash1={UEFI_VARIABLES}{smm}"
-
-
-def _flash(flash: Flash | None) -> list[str]:
-    if flash is None:
-        return []
-    code: dict[str, object] = {"driver": "file", "filename": flash.code, "read-only": True}
-    halves: tuple[dict[str, object], ...] = (
-        {"node-name": UEFI_CODE, "driver": flash.code_format, "read-only": True, "file": code},
-        {
-            "node-name": UEFI_VARIABLES,
-            "driver": "qcow2",
-            "file": {"driver": "file", "filename": flash.variables},
-        },
-    )
-    argv = [word for half in halves for word in ("-blockdev", dumps(half))]
-    if flash.needs_smm:
-        argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
-    return argv
 
 
 def ssh_rule(port: int, guest_port: int) -> str:

@@ -28,6 +28,8 @@ class Platform:
         cdrom: device of a CD drive; `scsi-cd` needs a controller.
         tpm: device of a TPM; None if there is none.
         ide_units: how many devices each of the machine's own IDE buses takes.
+        ram: QEMU's name of the guest's memory, which snapshots know it by.
+        has_ports: its PCI bus takes no device at run time, but a `pcie-root-port` does.
     """
 
     transport: str = "pci"
@@ -36,16 +38,21 @@ class Platform:
     cdrom: str = "scsi-cd"
     tpm: str | None = None
     ide_units: int = 2
+    ram: str = "ram0"
+    has_ports: bool = False
 
     def virtio(self, kind: str) -> str:
         """Name of a virtio device: `virtio-blk-pci`."""
         return f"virtio-{kind}-{self.transport}"
 
 
-PC = Platform(vga="std", cdrom="ide-cd", tpm="tpm-tis")
-Q35 = replace(PC, ide_units=1)
-VIRT = Platform(display=("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-tablet-pci"), tpm="tpm-tis-device")
-PSERIES = Platform(vga="std", tpm="tpm-spapr")
+PC = Platform(vga="std", cdrom="ide-cd", tpm="tpm-tis", ram="pc.ram")
+Q35 = replace(PC, ide_units=1, has_ports=True)
+VIRT = Platform(
+    display=("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-tablet-pci"), tpm="tpm-tis-device",
+    ram="mach-virt.ram", has_ports=True,
+)  # fmt: skip
+PSERIES = Platform(vga="std", tpm="tpm-spapr", ram="ppc_spapr.ram")
 OTHER = Platform()
 
 
@@ -56,9 +63,12 @@ def of(architecture: str, machine: str) -> Platform:
         if kind != "microvm":
             return Q35 if "q35" in kind else PC
         has_pci = "pcie=on" in properties.split(",")
-        return Platform(transport="pci" if has_pci else "device")
+        return Platform(transport="pci" if has_pci else "device", ram="microvm.ram")
     if kind == "virt" or kind.startswith("virt-"):
-        return VIRT if architecture in ("aarch64", "arm") else Platform(display=VIRT.display)
+        if architecture in ("aarch64", "arm"):
+            return VIRT
+        ram = {"riscv64": "riscv_virt_board.ram", "loongarch64": "loongarch.ram"}.get(architecture, "ram0")
+        return Platform(display=VIRT.display, ram=ram, has_ports=True)
     return PSERIES if kind.startswith("pseries") else OTHER
 
 

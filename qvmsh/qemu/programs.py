@@ -45,6 +45,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "fakeroot": ("fakeroot",) * 4,
     "screen": ("screen",) * 5,
     "swtpm": ("swtpm",) * 5,
+    "virtiofsd": ("virtiofsd",) * 4,
     "gtk": ("qemu-system-gui", *("qemu-ui-gtk",) * 3, "qemu"),
 }
 """The package that holds a program, in the order Debian, Fedora, Arch, Alpine, Homebrew.

@@ -367,6 +367,23 @@ class Exchange(Line):
         self._send(dumps(request) + "\n")
         return self._reply(command, mark, tick)
 
+    def pass_descriptor(self, name: str, fd: int) -> None:
+        """Give QEMU an open file, which later commands know by `name`.
+
+        Raises:
+            QmpError: QEMU does not take it.
+        """
+        from _socket import SCM_RIGHTS, SOL_SOCKET
+        from sys import byteorder
+
+        self._begin(self.timeout_s)
+        mark = _mark()
+        request = {"execute": "getfd", "id": mark, "arguments": {"fdname": name}}
+        self._socket.settimeout(self._left(self._until))
+        rights = (SOL_SOCKET, SCM_RIGHTS, fd.to_bytes(4, byteorder))
+        self._socket.sendmsg([(dumps(request) + "\n").encode()], [rights])
+        self._reply("getfd", mark)
+
     def event(self) -> Any:
         """The next event, however long it takes; OSError when QEMU goes away."""
         while True:

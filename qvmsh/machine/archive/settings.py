@@ -26,6 +26,7 @@ from qvmsh.errors import ImageError
 from qvmsh.host import files as host_files
 from qvmsh.machine.archive import drives
 from qvmsh.machine.archive.model import PART
+from qvmsh.machine.guest.shares import plan
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.qemu.drives import pairs
 
@@ -72,7 +73,7 @@ def gather(vm: BaseMachine, disks: Sequence[Drive], others: Sequence[str] = ()) 
     """
     found = Settings([".vmrc", *_kept(vm)])
     images = [each.path for each in disks if each.left_out != drives.READ_ONLY] + list(others)
-    for path in dict.fromkeys([*_named(vm), *(each.path for each in disks if each.left_out)]):
+    for path in dict.fromkeys([*_named(vm), *_shares(vm), *(each.path for each in disks if each.left_out)]):
         if not os.path.exists(path) or any(drives.same(path, each) for each in images):
             continue
         inside = os.path.relpath(path, vm.directory)
@@ -277,6 +278,7 @@ def _media(vm: BaseMachine) -> list[str]:
 def _shares(vm: BaseMachine) -> list[str]:
     """The folders of the host that the guest sees."""
     found = [pairs(value).get("path", "") for option, value in _options(vm) if option in ("virtfs", "fsdev")]
+    found += [each.path for each in plan.configured(vm)]
     return [os.path.normpath(os.path.join(vm.directory, each)) for each in found if each]
 
 

@@ -16,6 +16,7 @@ from qvmsh.machine.doctor import repair
 from qvmsh.machine.doctor.findings import ERROR, OK, WARNING, Case, Finding
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest.shares import listing
 from qvmsh.machine.power import ports, tpm
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot import recovery
@@ -187,6 +188,16 @@ def hardware_files(case: Case) -> Iterator[Finding]:
         yield Finding("swtpm", OK, tpm.program(vm))
 
 
+def shares(case: Case) -> Iterator[Finding]:
+    """The directories of VM_SHARE, and their programs."""
+    vm = case.machine
+    for row in listing.rows(vm, case.seen):
+        name = f"share {row['tag']}"
+        hint = row["hint"]
+        text = f"{row['path']} ({row['kind']}, {row['state']})"
+        yield Finding(name, ERROR if row["problem"] else OK, row["problem"] or text, hint or None)
+
+
 def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
     """One image, with its backing files."""
     vm = case.machine
@@ -299,7 +310,8 @@ def ssh_port(case: Case) -> Iterator[Finding]:
 
 
 MACHINE: tuple[Check, ...] = (
-    rights, machine_state, console, leftovers, images, additional_disks, hardware_files, ssh_key, ssh_port,
+    rights, machine_state, console, leftovers, images, additional_disks, hardware_files, shares, ssh_key,
+    ssh_port,
 )  # fmt: skip
 BROKEN_MACHINE: tuple[Check, ...] = (rights, machine_state)
 """What can be checked without valid settings."""

@@ -11,6 +11,7 @@ import time
 from qvmsh.errors import QmpError
 from qvmsh.host import process
 from qvmsh.machine import identity, registry
+from qvmsh.machine.guest.shares import listing
 from qvmsh.machine.overview import content, facts
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import lasting, shown, stamp
@@ -37,7 +38,8 @@ def look_closer(vm: BaseMachine, seen: Observation) -> dict[str, Any]:
         `directory`; `copy_of`, where it was copied from by hand; `uuid`; `since`, when QEMU began;
         `uptime_s`; `vcpus`; `memory_mib`; `accelerator`; `machine_type` and `qemu`, its version, while QEMU
         answers; `binary`; `agent`, True if the guest agent answers; `sockets` and `logs`, paths by name;
-        `labels`; `requires`; `disks` and `snapshots`, as `snapshot list` has them.
+        `labels`; `requires`; `shares`, as `share list` has them; `disks` and `snapshots`, as `snapshot list`
+        has them.
     """
     note = seen.note if seen.pid else None
     found: dict[str, Any] = {"directory": vm.directory, "uuid": identity.known_uuid(vm) or None}
@@ -54,6 +56,7 @@ def look_closer(vm: BaseMachine, seen: Observation) -> dict[str, Any]:
     found["sockets"] = _sockets(note)
     logs = {name: os.path.join(vm.files.logs, name) for name in LOGS}
     found["logs"] = {name: path for name, path in logs.items() if os.path.exists(path)}
+    found["shares"] = listing.found_rows(vm, seen)
     found["labels"], found["requires"] = registry.labels_of(vm), registry.requirements_of(vm)
     found["disks"], found["snapshots"], _ = content.of(vm)  # where they cannot be read, the state says so
     return found
@@ -100,6 +103,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         ("agent", agent), ("labels", " ".join(found["labels"])), ("requires", " ".join(found["requires"])),
     ]  # fmt: skip
     rows += content.lines(found["disks"] or (), found["snapshots"] or ())
+    rows += _first_named("shares", [f"{each['tag']}: {listing.line(each)}" for each in found["shares"] or ()])
     rows += _first_named("sockets", [*found["sockets"].values()])
     rows += _first_named("logs", [f"{each} ({size(_bytes(each))})" for each in found["logs"].values()])
     return [f"  {name:{content.WIDTH}}{text}" for name, text in rows if text]

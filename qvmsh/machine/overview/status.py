@@ -21,7 +21,7 @@ SSH_S = 10.0
 
 DETAILS = (
     "accelerator", "agent", "binary", "copy_of", "directory", "disks", "labels", "logs", "machine_type",
-    "memory_mib", "qemu", "requires", "since", "snapshots", "sockets", "uptime_s", "uuid", "vcpus",
+    "memory_mib", "qemu", "requires", "shares", "since", "snapshots", "sockets", "uptime_s", "uuid", "vcpus",
 )  # fmt: skip
 """What `details.look_closer` finds."""
 
@@ -54,6 +54,7 @@ class Status(Verdict):
         logs: paths by name.
         labels: the words of VM_LABELS.
         requires: the words of VM_REQUIRES.
+        shares: as in `share list`; None where they cannot be read.
         disks: as in `snapshot list`; None where they cannot be read.
         snapshots: as in `snapshot list`; None where they cannot be read.
     """

@@ -17,6 +17,7 @@ from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.storage.supplies import Supplies
 from qvmsh.qemu import platforms, sandbox
 from qvmsh.qemu.commandline import Disk, Endpoint, Hardware, Network
+from qvmsh.qemu.shares import Share
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Resources:
         overlays: images to use instead of the machine's own, by node (`--disposable`).
         tpm: where its TPM is, None without one.
         has_sandbox: QEMU knows `-sandbox`.
+        shares: directories for the guest.
     """
 
     binary: str
@@ -54,6 +56,7 @@ class Resources:
     overlays: Mapping[str, str]
     tpm: Endpoint | None
     has_sandbox: bool
+    shares: tuple[Share, ...] = ()
 
 
 def hardware(vm: BaseMachine, launch: Launch, given: Resources) -> Hardware:
@@ -102,6 +105,7 @@ def hardware(vm: BaseMachine, launch: Launch, given: Resources) -> Hardware:
         has_rng=settings.boolean("VM_VIRTIO_RNG"),
         clock=settings.text("VM_RTC_BASE"),
         by_hand=by_hand,
+        shares=given.shares,
         extra=(*extra, "-snapshot") if by_hand and launch.request.disposable else extra,
     )
 

@@ -17,6 +17,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from qvmsh.config.shares import VIRTIOFS
 from qvmsh.config.words import joined
 from qvmsh.errors import LaunchError
 from qvmsh.host import files as host_files
@@ -24,6 +25,8 @@ from qvmsh.host import lock_and_exec, locks, logfiles, process, sockets
 from qvmsh.machine import crash, identity, launch_record, programs, state
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine.guest import serial
+from qvmsh.machine.guest.shares import aside, devices, virtiofsd
+from qvmsh.machine.guest.shares import plan as share_plan
 from qvmsh.machine.launch_record import LaunchRecord
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch_failure, limits, logs, ports, tpm
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.power.request import Launch
+    from qvmsh.qemu.shares import Share
+
+    Companion = tpm.Companion | serial.Keeper | virtiofsd.Companion
 
     class Child(Protocol):
         """A QEMU's process, as much of `subprocess.Popen` as is used of it."""
@@ -163,6 +169,8 @@ class _Attempt:
         require_top(vm, plan)
         if tpm.is_wanted(vm):
             tpm.program(vm)
+        self.lines = share_plan.configured(vm)
+        share_plan.require_usable(vm, self.lines)
         wanted = "tcg" if own_disk.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
         self.accel = accelerator.choose(self.binary, wanted, vm.io, environ=vm.environ).accelerator
         disks.prepare(vm, self.supplies)
@@ -199,7 +207,7 @@ class _Attempt:
         os.close(logfiles.append_to(vm.files.serial_log))
         host_files.remove(os.path.join(runtime, launch_record.CONSOLE_READY))
         listening = sockets.listening(runtime, hw.endpoints(vm)) | ({"telnet": door} if door else {})
-        companions: list[tpm.Companion | serial.Keeper] = []
+        companions: list[Companion] = []
         shown: serial.Shown | None = None
         note = self._record(port, runtime)
         try:
@@ -214,8 +222,9 @@ class _Attempt:
                 companions.append(companion := tpm.Companion(vm, token))
                 tpms_end = Endpoint(fd=companion.qemus_end.fileno())
             resources = hw.Resources(
-                self.binary, self.accel, port, endpoints, self.supplies, overlays, tpms_end, self.has_sandbox
-            )
+                self.binary, self.accel, port, endpoints, self.supplies, overlays, tpms_end, self.has_sandbox,
+                self._shares(runtime, companions),
+            )  # fmt: skip
             argv = arguments(hw.hardware(vm, self.plan, resources))
             ports.warn_of_doors(vm, argv)
             with process.Shielded():
@@ -224,13 +233,11 @@ class _Attempt:
                 child = self._spawn(argv, fds, runtime, companions, has_output=shown is not None)
                 qemu = Qemu(child, note, argv, getattr(child, "attach", ""), shown)
                 self.begun.append(qemu)
+            # of a virtiofsd that fails at once, QEMU must see the end
+            _close(each for each in companions if isinstance(each, virtiofsd.Companion))
             self._greeting(qemu.child, note)
             if self.plan.request.loadvm:
-                from qvmsh.machine.snapshot import restore as snapshot_restore
-
-                snapshot_restore.load(
-                    vm, note, self.plan.request.loadvm, is_forced=self.plan.request.is_forced
-                )
+                self._load(note, self.plan.request.loadvm)
             for overlay in overlays.values():
                 os.unlink(os.path.join(vm.directory, overlay))
             return qemu
@@ -248,6 +255,13 @@ class _Attempt:
         finally:
             _close([*companions, *listening.values()])
 
+    def _load(self, note: LaunchRecord, snapshot: str) -> None:
+        """Load a state, and attach the shares that it was saved without."""
+        from qvmsh.machine.snapshot import restore as snapshot_restore
+
+        snapshot_restore.load(self.vm, note, snapshot, is_forced=self.plan.request.is_forced)
+        aside.put_back(self.vm, note)
+
     def _record(self, port: int, runtime: str) -> LaunchRecord:
         """The launch record."""
         return LaunchRecord(
@@ -259,8 +273,22 @@ class _Attempt:
             base_only=self.plan.request.base_only,
             loading=self.plan.request.loadvm or "",
             ready=self.vm.settings.text("VM_READY"),
+            shares=share_plan.recorded(self.lines),
             directory=launch_record.place(self.vm.directory),
         )
+
+    def _shares(self, runtime: str, companions: list[Companion]) -> tuple[Share, ...]:
+        """The directories for the guest; `companions` gets their virtiofsd."""
+        found = []
+        virtiofsd.begin_log(self.vm)
+        for line in self.lines:
+            is_attached = self.plan.attached is None or line.tag in self.plan.attached
+            chardev = ""
+            if is_attached and line.kind == VIRTIOFS:
+                companions.append(own := virtiofsd.Companion(self.vm, runtime, line))
+                chardev = own.chardev
+            found.append(devices.of_line(line, chardev, is_attached=is_attached))
+        return tuple(found)
 
     def _overlays(self, token: str) -> dict[str, str]:
         """A fresh overlay on every disk that the guest writes to: node, and name from the directory."""
@@ -279,9 +307,7 @@ class _Attempt:
             made[node] = os.path.relpath(overlay, vm.directory)
         return made
 
-    def _shown(
-        self, argv: list[str], companions: list[tpm.Companion | serial.Keeper], runtime: str
-    ) -> serial.Shown | None:
+    def _shown(self, argv: list[str], companions: list[Companion], runtime: str) -> serial.Shown | None:
         """The console of a QEMU that reads our standard input, if it is kept."""
         is_kept = any(isinstance(each, serial.Keeper) for each in companions)
         is_ours = self.plan.is_foreground and not self.plan.request.is_encapsulated
@@ -293,7 +319,7 @@ class _Attempt:
         argv: list[str],
         fds: list[int],
         runtime: str,
-        companions: list[tpm.Companion | serial.Keeper],
+        companions: list[Companion],
         *,
         has_output: bool,
     ) -> Child:
@@ -367,7 +393,7 @@ class _Attempt:
         raise launch_failure.of(self.vm, self.plan.verb, self.binary, child.wait())
 
 
-def _close(given: Iterable[socket.socket | tpm.Companion | serial.Keeper]) -> None:
+def _close(given: Iterable[socket.socket | Companion]) -> None:
     """Close our copies of what QEMU and its companions have, so that these end with QEMU."""
     for each in given:
         each.close()

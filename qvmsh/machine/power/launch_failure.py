@@ -10,6 +10,7 @@ from qvmsh.errors import LaunchError, LockedError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import lock_and_exec, process
 from qvmsh.machine import paths
+from qvmsh.machine.guest.shares import virtiofsd
 from qvmsh.machine.power import ports, tpm
 from qvmsh.qemu import image, programs
 
@@ -46,7 +47,7 @@ def of(vm: BaseMachine, verb: str, binary: str, status: int) -> QvmError:
     taken = ports.refused(vm, words)
     if taken:
         return taken
-    words += tpm.last_words(vm)
+    words += [*tpm.last_words(vm), *virtiofsd.last_words(vm)]
     hint = "`qvm dryrun` shows its command line; .qvm/log/qemu.stderr has its full output"
     text = "\n".join(words)
     if re.search(r"-display |\bgtk\b|\bsdl\b|open display", text, re.IGNORECASE):

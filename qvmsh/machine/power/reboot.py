@@ -8,6 +8,7 @@ from qvmsh.errors import DeadlineError, QmpError, StateError
 from qvmsh.machine import crash, log, ready_sign, state
 from qvmsh.machine.guest import readiness, signs
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest.shares import aside
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power.stop import AGENT_S, POWEROFF, POWEROFF_ON_CONSOLE, Ladder, require_live
 from qvmsh.machine.work import cleanup
@@ -60,7 +61,8 @@ def reboot(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, floa
                     machine=vm.name,
                     hint="`qvm start`",
                 ) from None
-    readiness.await_guest(vm, "reboot", pid, note, is_boot=True)
+    if readiness.await_guest(vm, "reboot", pid, note, is_boot=True):
+        aside.mount_wanted(vm, note)
     log.note(vm, f"rebooted by {how}")
     return how, time.monotonic() - began
 

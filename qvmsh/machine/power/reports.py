@@ -16,11 +16,12 @@ class Started(Report):
     Args:
         sign: what says that the guest is ready (`ready_sign.of`).
         renewed: what is new in the guest of a clone.
+        shares: `tag`, `mount` and `problem` of each share that was to be mounted; "" for those that are.
     """
 
     __slots__ = (
         "_sign", "accelerator", "attach", "clock", "disposable", "machine", "pid", "ready", "renewed",
-        "seconds", "ssh_port",
+        "seconds", "shares", "ssh_port",
     )  # fmt: skip
 
     def __init__(
@@ -37,9 +38,11 @@ class Started(Report):
         attach: str = "",
         sign: str = "ssh",
         renewed: Sequence[str] = (),
+        shares: Sequence[dict[str, str]] = (),
     ) -> None:
         self._sign = sign
         self.renewed = list(renewed)
+        self.shares = list(shares)
         self.attach = attach
         self.clock = clock
         self.machine = machine

@@ -39,6 +39,8 @@ class Launch:
         is_background: but another job has the terminal (`qvm run &`), so QEMU must not touch it.
         window: the display that opens a window, "" where none can be opened.
         machine: VM_QEMU_MACHINE of this run, where that is another; see `snapshot.hardware`.
+        attached: tags of the shares that are there at the start; None = all. A state that is loaded needs
+            those that it was saved with; the others come afterwards.
     """
 
     request: Request
@@ -47,3 +49,4 @@ class Launch:
     is_background: bool = False
     window: str = ""
     machine: str = ""
+    attached: tuple[str, ...] | None = None

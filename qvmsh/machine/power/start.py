@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 
+from qvmsh.config.shares import VIRTIOFS
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, tty_mode
 from qvmsh.machine import crash, handover, identity, log, ready_sign, registry
@@ -16,6 +17,8 @@ from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import renewal
 from qvmsh.machine.guest.clock import put_clock_right
+from qvmsh.machine.guest.shares import aside, devices, virtiofsd
+from qvmsh.machine.guest.shares import plan as share_plan
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, ports, tpm
 from qvmsh.machine.power.reports import Started
@@ -27,7 +30,7 @@ from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup, kill
 from qvmsh.machine.work.lock import require_no_archive
 from qvmsh.qemu import accelerator, displays, programs, sandbox
-from qvmsh.qemu.commandline import Endpoint, arguments
+from qvmsh.qemu.commandline import Endpoint, arguments, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +65,7 @@ def start(
         seconds = _wait(vm, qemu, timeout_s, is_boot=not request.loadvm) if is_waiting else 0.0
         clock = put_clock_right(vm, qemu.note) if request.loadvm and is_waiting else ""
         renewed = _renewed(vm, qemu) if is_waiting and has_ssh else []
+        shares = aside.mount_wanted(vm, qemu.note, has_waited=is_waiting and sign != "none")
     except QvmError as error:
         log.note(vm, error.what, is_error=True)
         raise
@@ -81,6 +85,7 @@ def start(
         clock=clock,
         attach=qemu.attach,
         renewed=renewed,
+        shares=shares,
     )
 
 
@@ -109,6 +114,7 @@ def require_startable(vm: BaseMachine, request: Request, ssh_attempts: int | Non
     if not own_disk.is_by_hand(vm):
         own_disk.require_disk(vm, base_only=request.base_only)
     disks.require(vm, disks.gather(vm))
+    share_plan.require_usable(vm, share_plan.configured(vm))
     launch.require_top(vm, plan)
 
 
@@ -170,9 +176,20 @@ def dry_run(vm: BaseMachine, request: Request, *, is_foreground: bool) -> Comman
         endpoints["telnet"] = Endpoint(address=door)
     tpm_end = Endpoint(path=control) if control else None
     has_sandbox = sandbox.is_there(probed)
-    resources = hw.Resources(binary, choice.accelerator, port, endpoints, supplies, {}, tpm_end, has_sandbox)
-    argv = arguments(hw.hardware(vm, plan, resources))
     before = [tpm.by_hand(vm, control)] if control else []
+    shares = []
+    for number, line in enumerate(share_plan.configured(vm)):
+        path = os.path.join(folder, f"fs{number}")
+        is_attached = plan.attached is None or line.tag in plan.attached
+        if line.kind == VIRTIOFS and is_attached:
+            before.append(
+                ["setsid", "-f", *virtiofsd.program(vm.environ).words(line, f"--socket-path={path}")]
+            )
+        shares.append(devices.of_line(line, f"path={escape(path)}", is_attached=is_attached))
+    resources = hw.Resources(
+        binary, choice.accelerator, port, endpoints, supplies, {}, tpm_end, has_sandbox, tuple(shares)
+    )
+    argv = arguments(hw.hardware(vm, plan, resources))
     return CommandLine(vm.name, argv, before)
 
 
@@ -213,6 +230,7 @@ def plan_of(vm: BaseMachine, request: Request, verb: str) -> Launch:
         is_background=verb == "run" and _is_in_background(vm),
         window=_window(vm) if verb == "run" else "",
         machine=_machine_type(vm, request.loadvm) if request.loadvm else "",
+        attached=_attached(vm, request.loadvm) if request.loadvm else None,
     )
 
 
@@ -253,6 +271,13 @@ def _machine_type(vm: BaseMachine, snapshot: str) -> str:
     from qvmsh.machine.snapshot.catalogue import Catalogue
 
     return snapshot_hardware.machine_type(vm.settings, Catalogue.read(vm).entries.get(snapshot, {}))
+
+
+def _attached(vm: BaseMachine, snapshot: str) -> tuple[str, ...]:
+    """Tags of the shares that a snapshot was saved with."""
+    from qvmsh.machine.snapshot.catalogue import Catalogue
+
+    return tuple(Catalogue.read(vm).entries.get(snapshot, {}).get("shares", ()))
 
 
 def _require_plain(vm: BaseMachine, request: Request, verb: str) -> None:

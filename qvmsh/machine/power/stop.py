@@ -7,6 +7,7 @@ the plug on a guest that may be writing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import subprocess
@@ -17,6 +18,7 @@ from qvmsh.host import process, ssh_connection, sshd
 from qvmsh.machine import crash, journal, log, ready_sign, snapshot_names, state
 from qvmsh.machine.guest import frozen, sleep
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest.shares import aside as shares
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import managed_save
 from qvmsh.machine.snapshot import save as snapshot_save
@@ -271,10 +273,13 @@ def _save_disks(vm: BaseMachine) -> str | None:
 
 
 @log.failures
-def save(vm: BaseMachine, name: str, *, has_suspend: bool, timeout_s: float | None) -> tuple[float, float]:
+def save(
+    vm: BaseMachine, name: str, *, has_suspend: bool, timeout_s: float | None, unmounts: bool = False
+) -> tuple[float, float]:
     """Save the state as the snapshot `name` and end QEMU.
 
     Args:
+        unmounts: put the shares aside first.
         timeout_s: for the guest to suspend; None = `sleep.SUSPEND_S`.
 
     Returns:
@@ -299,9 +304,12 @@ def save(vm: BaseMachine, name: str, *, has_suspend: bool, timeout_s: float | No
             )
         if seen.kind == state.PAUSED:
             has_suspend = False
+        is_aside = unmounts and seen.kind == state.RUNNING
+        away = shares.put_aside(vm, note, is_last=True) if is_aside else contextlib.nullcontext()
         with process.Process(pid) as handle, vm.io.stage(f"saving the state as {name}"):
             files = managed_save.written_files(note)
-            suspended_s = managed_save.save(vm, note, name, has_suspend=has_suspend, timeout_s=timeout_s)
+            with away:
+                suspended_s = managed_save.save(vm, note, name, has_suspend=has_suspend, timeout_s=timeout_s)
             guest.close(vm, note)
             kill.end_qemu(handle, note)
         managed_save.sync_images(vm, files)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+from qvmsh.config.shares import VIRTIOFS
 from qvmsh.errors import DeadlineError, QmpError, StateError
 from qvmsh.machine import log, ready_sign, state
 from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest.shares import devices
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power.reports import Suspended, Woken
 from qvmsh.machine.work.lock import work_lock
@@ -28,11 +30,25 @@ def suspend(vm: BaseMachine, *, timeout_s: float | None) -> Suspended:
     with work_lock(vm, "suspend"):
         _, note = state.require(vm, state.observe(vm), "suspend", state.RUNNING)
         with conversation.session(vm, note) as qemu, vm.io.stage("suspending the guest"):
-            how, seconds = sleep.fall_asleep(
-                vm, qemu, note, timeout_s=sleep.SUSPEND_S if timeout_s is None else timeout_s
-            )
+            try:
+                how, seconds = sleep.fall_asleep(
+                    vm, qemu, note, timeout_s=sleep.SUSPEND_S if timeout_s is None else timeout_s
+                )
+            except DeadlineError as error:
+                error.hint = _hint_of_shares(note) or error.hint
+                raise
     log.note(vm, f"suspended by {how}")
     return Suspended(vm.name, how, seconds)
+
+
+def _hint_of_shares(note: LaunchRecord) -> str:
+    """What to do about a virtiofs share, with which Linux does not suspend; "" without one."""
+    try:
+        with conversation.begin(note) as exchange:
+            tags = devices.own_tags(exchange, VIRTIOFS)
+    except (OSError, QmpError):
+        return ""
+    return f"Linux does not suspend with a virtiofs share: `qvm share remove {tags[0]}`" if tags else ""
 
 
 def wakeup(vm: BaseMachine, *, is_waiting: bool, timeout_s: float | None) -> Woken:

@@ -15,6 +15,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import EXIT_OK, EXIT_USAGE, ConfigError, QvmError, UsageError
 from qvmsh.host import ssh_check
 from qvmsh.machine import registry
+from qvmsh.machine.guest.shares import plan
 from qvmsh.machine.reports import Report, Verdict, plural
 
 TYPE_CHECKING = False
@@ -193,7 +194,11 @@ def _check(
     directory: str, environ: Mapping[str, str], overrides: Sequence[tuple[str, str]] = ()
 ) -> CheckResult:
     found = layers.load(directory, environ, overrides)
-    return CheckResult(found.directory, [*found.problems, *_of_ssh(found)], found.warnings + found.notes)
+    return CheckResult(
+        found.directory,
+        [*found.problems, *_of_ssh(found)],
+        [*found.warnings, *found.notes, *_shares(found, environ)],
+    )
 
 
 def _of_ssh(settings: Settings) -> list[Problem]:
@@ -212,6 +217,21 @@ def _of_ssh(settings: Settings) -> list[Problem]:
             place = settings.origin("VM_SSH_OPTIONS").place
             found.append(Problem(*place, message, hint, "VM_SSH_OPTIONS"))
     return found
+
+
+def _shares(settings: Settings, environ: Mapping[str, str]) -> list[Problem]:
+    """The shares that would not work on this host."""
+    wrong = []
+    try:
+        lines = plan.of_settings(settings, environ)
+    except ValueError:  # it is a problem already
+        return []
+    for line in lines:
+        what, hint = plan.fault(settings.directory, environ, line)
+        if what:
+            place = settings.origin("VM_SHARE").place
+            wrong.append(Problem(*place, f"VM_SHARE: {line.tag}: {what}", hint, "VM_SHARE"))
+    return wrong
 
 
 def check_trees(

@@ -167,6 +167,8 @@ def _harm(settings: Settings, name: str) -> str:
     if name in ("VM_QEMU_ARGS", "VM_QEMU_EXTRA"):
         words = list(_harmful_words(settings, settings.words(name)))
         return f"passes {_short(' '.join(words))} to QEMU" if words else ""
+    if name == "VM_SHARE":
+        return f"shares directories of this host with the guest: {_short(value)}"
     if name == "VM_DISKS":
         outside = [each.path for each in devices.disks(value) if not _is_inside(settings, each.path)]
         return f"is outside the machine's directory: {_short(', '.join(outside))}" if outside else ""

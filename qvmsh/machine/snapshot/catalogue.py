@@ -42,7 +42,7 @@ HARDWARE = (
 KINDS: dict[str, type] = {
     "time": str, "disks": list, "message": str, "parent": str, "memory": bool, "vmstate_bytes": int,
     "frozen": bool, "qemu": str, "machine": str, "arguments": list, "settings": dict, "images": list,
-    "host_keys": str,
+    "host_keys": str, "shares": list,
 }  # fmt: skip
 """The fields of an entry; null is allowed for each."""
 
@@ -187,7 +187,7 @@ def _sane(document: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], str, lis
             continue
         entry = dict(row)
         bad = [each for each, kind in KINDS.items() if not isinstance(entry.get(each), kind | None)]
-        bad += [each for each in ("disks", "arguments") if not _are_texts(entry.get(each))]
+        bad += [each for each in ("disks", "arguments", "shares") if not _are_texts(entry.get(each))]
         settings = entry.get("settings")
         if isinstance(settings, dict) and not _are_texts(list(settings.values())):
             bad.append("settings")
@@ -252,6 +252,7 @@ def entry(
         "machine": machine,
         "arguments": arguments,
         "settings": {each: settings.text(each) for each in HARDWARE if each in settings},
+        "shares": [],
         "images": [],
         "host_keys": _host_keys(vm),
     }

@@ -12,15 +12,17 @@ import itertools
 import os
 import re
 
+from qvmsh.config.shares import P9, VIRTIOFS
 from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
+from qvmsh.machine.guest.shares import devices
 from qvmsh.machine.storage.volumes import Volume, written
 from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
 
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.qmp import Exchange
@@ -34,6 +36,8 @@ TEMPORARY = re.compile(r"vl\.\w{6}")
 _FORMAT = re.compile(r"The (\w+) format used by node '(.*)' does not support live migration")
 
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
+
+OF_SHARES = "`qvm snapshot save --unmount-shares` unmounts and unplugs it for the moment"
 
 NO_DISK = "`qvm disk add data.qcow2 10G` adds one"
 
@@ -152,26 +156,36 @@ def of_devices(exchange: Exchange, reported: Collection[str] = ()) -> list[Block
         reported: nodes whose format is reported already where it prevents a snapshot.
     """
     try:
-        reasons = exchange.ask("query-migrate").get("blocked-reasons", ())
+        reasons = [*map(str, exchange.ask("query-migrate").get("blocked-reasons", ()))]
     except QmpError:
         return []
     found: dict[str, Blocker] = {}
-    for reason in map(str, reasons):
+    own = {
+        kind: devices.own_tags(exchange, kind) if any(word in each for each in reasons) else []
+        for kind, word in ((P9, "VirtFS"), (VIRTIOFS, "vhost-user-fs"))
+    }
+    for reason in reasons:
         of_format = _FORMAT.search(reason)
         if of_format and of_format[2] in reported:
             continue
-        each = _in_words(reason)
+        each = _in_words(reason, own)
         found[str(each)] = each
     return list(found.values())
 
 
-def _in_words(reason: str) -> Blocker:
-    """A reason of QEMU's, and what to do about it."""
+def _in_words(reason: str, own: Mapping[str, Sequence[str]] | None = None) -> Blocker:
+    """A reason of QEMU's, and what to do about it.
+
+    Args:
+        own: the tags of the shares of VM_SHARE, by their kind.
+    """
     share = re.search(r"VirtFS export path '(.*)' is mounted in the guest using mount_tag '(.*)'", reason)
     if share:
         return Blocker(
             f"the guest has mounted the 9p share {share[2]}",
-            "unmount it in the guest, and mount it again afterwards",
+            OF_SHARES
+            if share[2] in (own or {}).get(P9, ())
+            else "unmount it in the guest, and mount it again afterwards",
         )
     of_format = _FORMAT.search(reason)
     if of_format:
@@ -185,6 +199,9 @@ def _in_words(reason: str) -> Blocker:
             f"`qvm config VM_DISK_BUS=virtio` and `qvm restart`; or {DISKS_ALONE}",
         )
     if "vhost-user-fs" in low or "virtiofs" in low:
+        if tags := (own or {}).get(VIRTIOFS):
+            which = f"share {tags[0]} is" if len(tags) == 1 else f"shares {', '.join(tags)} are"
+            return Blocker(f"the virtiofs {which} attached", OF_SHARES)
         return Blocker(f"a virtiofs share is attached ({device})", f"start without it; or {DISKS_ALONE}")
     if "vfio" in low or "usb-host" in low or "host device" in low:
         return Blocker(

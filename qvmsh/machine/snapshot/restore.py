@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import time
 
-from qvmsh.errors import ImageError, QmpError, StateError
+from qvmsh.errors import CommandError, GuestUnreachableError, ImageError, QmpError, StateError
 from qvmsh.machine import log, state
 from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
+from qvmsh.machine.guest.shares import aside as shares
+from qvmsh.machine.guest.shares import devices, mounts, plan
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.snapshot import consistency, hardware, obstacles, of_s2e
 from qvmsh.machine.snapshot.catalogue import Catalogue
@@ -28,6 +30,7 @@ from qvmsh.qemu import ich9, qcow2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from qvmsh.machine.launch_record import LaunchRecord
@@ -64,7 +67,7 @@ def restore(
             paths = [each.path for each in store.volumes]
             dependents.require_top(vm, paths, "restore a snapshot", has_disposable=False)
         if isinstance(store, Live):
-            count = _restore_live(store, seen, name, tag)
+            count = _without_shares(store, seen, name, tag, (entry or {}).get("shares") or ())
         else:
             count = _restore_off(store, name, tag)
         known.moved_to(name)
@@ -78,11 +81,15 @@ def restore(
         return report
     is_ready: bool | None = None
     clock = ""
+    places = []
     if seen.kind == state.PAUSED:
         clock = "`qvm resume` resumes it and sets its clock"
     elif is_waiting:
         is_ready = readiness.await_guest(vm, "snapshot restore", seen.pid, seen.note, timeout_s) or None
+        if is_ready:
+            places = mounts.wanted(plan.of_record(seen.note))
         clock = put_clock_right(vm, seen.note)
+    shares.put_back(vm, seen.note, places)
     seconds = time.monotonic() - began
     return SnapshotRestored(
         vm.name, name, ids, seconds, memory=True, ready=is_ready, clock=clock, bitmaps=count
@@ -109,6 +116,14 @@ def _require_fitting(
         )
     other = hardware.differences(vm, entry or {})
     if isinstance(store, Live):
+        absent = devices.missing(store.exchange, (entry or {}).get("shares") or ())
+        if absent and not is_forced:
+            raise StateError(
+                f"the snapshot {name} was saved with the share {absent[0]}, which is not attached now",
+                machine=vm.name,
+                hint=f"add its line to VM_SHARE, and {'then start' if is_new else '`qvm restart`'}; its "
+                "directory may be another one",
+            )
         now, then = hardware.versions(store.exchange)["machine"], (entry or {}).get("machine")
         if then and now != then:
             other.insert(0, f"the machine type was {then}, and is {now}")
@@ -167,6 +182,24 @@ def _restore_off(store: Store, name: str, tag: str) -> int:
         count = _put_back(store, journal, tag, has_memory=False, stage=f"restoring {name}")
         store.delete(BACK)
     return count
+
+
+def _without_shares(
+    store: Live, seen: state.Observation, name: str, tag: str, attached: Sequence[str]
+) -> int:
+    """Load with those shares only that the snapshot was saved with; the others come back afterwards.
+
+    Args:
+        attached: the tags of those.
+    """
+    assert seen.note is not None
+    try:
+        with shares.put_aside(store.vm, seen.note, keeps=attached, is_last=True, qemu=store.exchange):
+            return _restore_live(store, seen, name, tag)
+    except (CommandError, GuestUnreachableError) as error:
+        error.hint = f"`qvm kill`, then `qvm start --loadvm {word(name)}` does without the guest"
+        error.what = f"cannot unmount the shares of the guest, which the snapshot {name} lacks: {error.what}"
+        raise
 
 
 def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> int:

@@ -16,6 +16,8 @@ from qvmsh.host import process
 from qvmsh.machine import log, programs, snapshot_names, state
 from qvmsh.machine.guest import filesystems, sleep
 from qvmsh.machine.guest.clock import put_clock_right_after
+from qvmsh.machine.guest.shares import aside as shares
+from qvmsh.machine.guest.shares import devices, plan
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.snapshot import catalogue, hardware, obstacles, prune
 from qvmsh.machine.snapshot.catalogue import Catalogue
@@ -48,6 +50,7 @@ class Request:
     is_replacing: bool = False
     has_freeze: bool = True
     has_stamp: bool = False
+    unmounts: bool = False
     keep: Keep = EVERYTHING
 
 
@@ -61,7 +64,11 @@ def save(vm: BaseMachine, name: str, request: Request) -> SnapshotSaved:
     request.keep.require_sense("snapshot save")
     snapshot_names.require_name(vm, snapshot_names.stamped(name) if request.has_stamp else name)
     with work_lock(vm, "snapshot save"):
-        return save_and_prune(vm, name, request)
+        seen = state.observe(vm)
+        if request.disk_only or not request.unmounts or seen.kind != state.RUNNING or seen.note is None:
+            return save_and_prune(vm, name, request)
+        with shares.put_aside(vm, seen.note):
+            return save_and_prune(vm, name, request)
 
 
 def save_and_prune(vm: BaseMachine, name: str, request: Request) -> SnapshotSaved:
@@ -202,6 +209,8 @@ def take(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=has_memory,
         arguments=process.arguments(pid), **hardware.versions(store.exchange),
     )  # fmt: skip
+    if has_memory:
+        entry["shares"] = devices.tags(store.exchange, plan.of_record(note))
     record = replace(
         _record(store, name, entry, is_there=is_there), was_running=is_running, has_memory=has_memory
     )

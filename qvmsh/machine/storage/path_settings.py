@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 
-from qvmsh.config import edit, files, layers
+from qvmsh.config import edit, files, layers, shares
 from qvmsh.config.evaluation import evaluate
 from qvmsh.config.grammar import parse
 from qvmsh.config.settings import ENVIRONMENT
@@ -50,6 +50,7 @@ def named(vm: BaseMachine) -> list[tuple[str, str]]:
     found = [(name, settings.text(name)) for name in PATHS]
     found += [(name, word) for name in PROGRAMS for word in settings.words(name)[:1] if "/" in word]
     found += [("VM_DISKS", each.name) for each in supplies.additional_disks(vm)]
+    found += [("VM_SHARE", each.path) for each in shares.parse_all(settings.text("VM_SHARE"))]
     for variable in WORDS:
         found += [(variable, each.file) for each in qemu_drives.drives(settings.words(variable))]
     return [(name, path) for name, path in found if path and "://" not in path]

@@ -22,7 +22,8 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import programs
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import firmware, image, qemuimg
-from qvmsh.qemu.commandline import UEFI_VARIABLES, Cdrom, Disk, Flash
+from qvmsh.qemu.commandline import Cdrom, Disk
+from qvmsh.qemu.flash import UEFI_VARIABLES, Flash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

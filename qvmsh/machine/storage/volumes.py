@@ -16,7 +16,7 @@ from qvmsh.errors import QvmError
 from qvmsh.machine.storage import own_disk, supplies
 from qvmsh.machine.storage.own_disk import MAIN
 from qvmsh.qemu import drives, image
-from qvmsh.qemu.commandline import UEFI_VARIABLES
+from qvmsh.qemu.flash import UEFI_VARIABLES
 from qvmsh.qemu.qmp import loads
 
 TYPE_CHECKING = False

@@ -137,6 +137,7 @@ def test_table_has_every_variable_of_issue_and_predecessors() -> None:
         "VM_REQUIRES VM_PROTECT VM_NET_MAC VM_SSH_GUEST_PORT "
         "VM_QEMU_SANDBOX VM_LIMIT_MEM VM_LIMIT_CPUS VM_ARCHIVE VM_READY "
         "VM_SNAPSHOT_ON_STOP VM_CONSOLE_USER VM_CONSOLE_PASSWORD_FILE "
+        "VM_SHARE "
     ).split()
     known = (  # noqa: SIM905
         "VM_NET_GUEST VM_CALLING_DIR VM_PARAMS VM_CONFIG VM_LIB VM_NETWORK "

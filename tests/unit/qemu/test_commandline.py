@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvmsh.qemu import platforms
-from qvmsh.qemu.commandline import Cdrom, Disk, Endpoint, Flash, arguments, escape
+from qvmsh.qemu.commandline import Cdrom, Disk, Endpoint, arguments, escape
+from qvmsh.qemu.flash import Flash
 from tests.support.arguments import BASE, option_fields, option_value
 
 ODD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30)

@@ -55,6 +55,7 @@ HARMFUL = {
     ],
     "VM_QEMU_SANDBOX": ["off"],
     "VM_QEMU_VNC": [":1"],
+    "VM_SHARE": ["/:x", "data:x:ro"],
     "VM_DISKS": ["/dev/sda", "../other/data.qcow2", "data.qcow2\n/etc/passwd:raw", "~/data.raw"],
     "VM_CDROM": ["/srv/x.iso", "../x.iso", "~/x.iso"],
     "VM_KERNEL": ["/boot/vmlinuz"],

@@ -162,7 +162,7 @@ def test_base_of_a_clone_in_an_unknown_place_is_not_written(blank: Blank, world:
     vm.ok("disk", "commit")
 
 
-def test_disk_that_an_unknown_machine_is_backed_by_is_not_written(blank: Blank, world: World) -> None:
+def test_disk_below_a_machine_in_an_unknown_place_is_kept(blank: Blank, world: World) -> None:
     vm = blank("web")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     vm.set(VM_DISKS="data.qcow2")
@@ -200,7 +200,7 @@ def test_linked_clone_of_a_machine_not_in_the_list_is_noted(
     mail.ok("disk", "check")
 
 
-def test_linked_clones_with_the_same_identity_are_told_apart(blank: Blank, world: World) -> None:
+def test_linked_clones_with_one_identity_are_all_noted(blank: Blank, world: World) -> None:
     vm = blank("web")
     for name in ("one", "two"):
         vm.ok("clone", f"../{name}", "--linked", "--keep-identity")

@@ -49,7 +49,7 @@ FOLDER = "it is a folder"
 STATE = (os.path.join(".qvm", "tpm", ""), os.path.join(".qvm", "snapshots.json"))
 """What belongs to the disks of the same moment: the TPM's keys, the snapshots' metadata."""
 
-_PASSING = ("running", "qemu.pid", "work.lock", "wait.lock", "settled", "log", "place")
+_PASSING = ("running", "qemu.pid", "work.lock", "wait.lock", "settled", "log", "place", "clones", "original")
 _NOT_THE_MACHINE = ("VM_LOG", "VM_ERRLOG", "VM_ARCHIVE", "VM_HOME", "VM_CONFIG", "VM_GLOBAL_CONFIG", "VM_LIB")
 _MEDIA = ("cdrom", "kernel", "initrd", "dtb", "fda", "fdb")
 """QEMU's options whose value is a file that the guest, or QEMU, only reads."""
@@ -105,7 +105,7 @@ def is_known(vm: BaseMachine, name: str) -> bool:
 
 
 def is_lasting(name: str) -> bool:
-    """True for a file that may be in the tar: not for records of a run or of work in progress."""
+    """True for a file that may be in the tar: not for records of a run, a place or work in progress."""
     head, _, rest = os.path.normpath(name).partition(os.sep)
     if head != ".qvm":
         return head != ".." and not os.path.isabs(name) and (head != "." or bool(rest))
@@ -187,7 +187,7 @@ def is_same(vm: BaseMachine, names: Sequence[str], file: IO[bytes]) -> bool:
 
 
 def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
-    """Write the files of a tar.
+    """Write the files of a tar, but for records that another qvm took for lasting ones.
 
     Args:
         place: where a file of that name goes, None if it is not wanted; the folders must be there.
@@ -204,14 +204,15 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
                 clean = os.path.normpath(member.name)
                 files.add(clean)
                 folders.update(map(str, PurePath(clean).parents))
-                if not member.isfile() or not is_lasting(clean):
+                is_state = clean.startswith(os.path.join(".qvm", ""))
+                if not member.isfile() or not (is_state or is_lasting(clean)):
                     raise ImageError(
                         f"{label} holds {member.name}, which is not a file of a machine",
                         hint="it was modified; restore another state",
                     )
                 if files & folders:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), clean)
-                target = place(clean)
+                target = place(clean) if is_lasting(clean) else None
                 source = tar.extractfile(member)
                 if target is None or source is None:
                     continue

@@ -11,7 +11,8 @@ import os
 import time
 
 from qvmsh.config.words import quote
-from qvmsh.errors import ConfigError, QvmError, StateError, UsageError, printable
+from qvmsh.errors import ConfigError, QvmError, StateError, Terminated, UsageError, printable
+from qvmsh.host import process
 from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
@@ -48,14 +49,20 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
         raise
     _require_free(vm, content)
     used = own_files.used_bytes(vm.directory, content.own)
-    vm.io.require_yes(_question(vm, content, used, is_now=is_now), is_given=is_sure, what="delete")
-    with work_lock(vm, "delete", is_looking=True):
-        content = own_files.of(vm)
-        _require_free(vm, content)
-        entry = _put(vm, content, is_now=is_now)
-    if is_now and entry:
-        with vm.io.stage("removing"):
-            trash.remove(entry)
+    question = _question(vm, content, used, is_now=is_now)
+    vm.io.require_yes(question, is_given=is_sure, what="delete", machine=vm.name)
+    try:
+        with work_lock(vm, "delete", is_looking=True):
+            content = own_files.of(vm)
+            _require_free(vm, content)
+            entry = _put(vm, content, is_now=is_now)
+        if is_now and entry:
+            with vm.io.stage("removing"):
+                trash.remove(entry)
+    except (KeyboardInterrupt, Terminated):
+        if not os.path.lexists(vm.files.vmrc):
+            vm.io.warn(_too_late(vm))
+        raise
     return Deleted(
         vm.name,
         vm.directory,
@@ -68,10 +75,19 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
     )
 
 
+def _too_late(vm: BaseMachine) -> str:
+    """What an interrupted deletion has done nevertheless."""
+    if any(each.directory == vm.directory for each in trash.entries(vm.environ)):
+        back = f"`qvm undelete {quote(vm.name)}` takes it back"
+        return f"{vm.name}: interrupted too late: it is in the trash; {back}"
+    return f"{vm.name}: interrupted too late: it was removed; `qvm prune` removes what is left of it"
+
+
 def _put(vm: BaseMachine, content: Content, *, is_now: bool) -> trash.Entry | None:
     """Move the machine into the trash; on a full disk, which cannot take the note, remove it if allowed."""
     try:
-        return trash.put(vm, content)
+        with process.Shielded():  # a few renames
+            return trash.put(vm, content)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or content.foreign:
             raise
@@ -114,11 +130,14 @@ def require_no_dependents(vm: BaseMachine, content: Content, what: str) -> None:
             f"cannot {what}: {os.path.basename(path)} is a disk of the machine in {directory}",
             machine=vm.name, hint=f"`qvm -C {quote(directory)} config edit` takes it from that machine",
         )  # fmt: skip
+    going = [os.path.realpath(os.path.join(vm.directory, each)) for each in content.own]
+    if what != "delete":  # what else is in there goes along, and still finds its base
+        going = [os.path.realpath(vm.directory)]
     found = [
         (overlay, path)
         for path, above in dependents.overlays_on_each(files, vm).items()
         for overlay in above
-        if not overlay.startswith(here)
+        if not any(overlay == each or overlay.startswith(each + os.sep) for each in going)
     ]
     if found:
         lines = [f"{overlay} is backed by {os.path.basename(path)}" for overlay, path in dict(found).items()]
@@ -134,7 +153,8 @@ def _way_out(vm: BaseMachine, overlay: str) -> str:
     folder = os.path.dirname(overlay)
     for entry in trash.entries(vm.environ):
         if folder.startswith(os.path.realpath(entry.path)):
-            return f"{entry.name} is in the trash: `qvm undelete {quote(entry.name)}`, or `qvm prune`"
+            back = f"`qvm undelete {quote(entry.name)}`"
+            return f"{entry.name} is in the trash: {back}, or `qvm prune --older 0`, which empties it"
     return dependents.way_out(vm, overlay)
 
 

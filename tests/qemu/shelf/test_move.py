@@ -95,7 +95,7 @@ def test_move_refuses_each_layer_and_link_that_leads_elsewhere(blank: Blank, wor
     (here / "lost").symlink_to("../nowhere")  # leads nowhere, here as there
     subprocess.run([*MAKE, "-F", "qcow2", "-b", here / "web-seed.qcow2", shared / "over.qcow2"], check=True)
     vm.set(VM_DISKS=str(shared / "over.qcow2"))
-    refused(world, f"{shared}/over.qcow2 is backed by web-seed.qcow2", "into the machine's directory first")
+    refused(world, f"{shared}/over.qcow2 is backed by web-seed.qcow2", "disk rebase over.qcow2` copies")
     vm.set(VM_DISKS="", VM_LOG="../shared/log")
     refused(world, "VM_LOG names ../shared/log", f"{shared}/log")
     vm.set(VM_LOG="")

@@ -208,6 +208,17 @@ def for_named_machine(bound: Bound) -> str | None:
     return f"`{' '.join([named, verb, *map(quote, bound.words[1:])])}`"
 
 
+def for_extra_word(bound: Bound, extra: str) -> str | None:
+    """The hint for `qvm disk list web`: the first word, or the one too many, is a machine; else None."""
+    if bound.entry.machine == "none" or {"directory", "machine"} & bound.common.keys():
+        return None
+    for at in (0, bound.words.index(extra)):
+        word, rest = bound.words[at], bound.words[:at] + bound.words[at + 1 :]
+        if _is_machine(word):
+            return f"`qvm {_flag(word)} {quote(word)} {bound.entry.verb}{' ' * bool(rest)}{joined(rest)}`"
+    return None
+
+
 def _is_machine(word: str) -> bool:
     """True for a directory with a `.vmrc`, and for the name of a known machine."""
     if os.path.lexists(os.path.join(word, ".vmrc")):

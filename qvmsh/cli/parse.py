@@ -245,10 +245,11 @@ def _count(entry: Entry, bound: Bound) -> None:
         )
     most = len(entry.positionals) + (entry.words == "first")
     if not takes_rest and len(bound.words) > most:
+        from qvmsh.cli import hints
+
         extra = bound.words[most]
-        raise UsageError(
-            f"{entry.verb}: unexpected argument {extra!r}", hint=f"`qvm {entry.verb} --help` shows the usage"
-        )
+        hint = hints.for_extra_word(bound, extra) or f"`qvm {entry.verb} --help` shows the usage"
+        raise UsageError(f"{entry.verb}: unexpected argument {extra!r}", hint=hint)
 
 
 def require_one_machine(bound: Bound) -> None:

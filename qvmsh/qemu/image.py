@@ -309,11 +309,13 @@ def safe_name(path: str) -> str:
 
 def typed(path: str, where: str = "") -> str:
     """`path` as a word of a command that is typed in a folder; "" for the current one."""
+    import shlex
+
     path = os.path.abspath(path)
     inside = os.path.relpath(path, where or here())
     if inside.startswith(".."):
-        return words.typed(path)
-    return words.typed(safe_name(inside) if inside.startswith("-") or ":" in inside else inside)
+        return shlex.quote(path)
+    return shlex.quote(safe_name(inside) if inside.startswith("-") or ":" in inside else inside)
 
 
 def here() -> str:

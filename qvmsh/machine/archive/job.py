@@ -62,10 +62,9 @@ class Job:
     def store(self) -> Store:
         return self.index.store
 
-    @property
-    def place(self) -> str:
-        """Where the state goes to, for errors."""
-        return self.final or self.store.shown
+    def place_of(self, error: OSError | None = None) -> str:
+        """Where the state goes to, or the file that an error is about: not one that is removed at once."""
+        return self.final or (error and error.filename) or self.store.shown
 
     @property
     def verb(self) -> str:
@@ -106,7 +105,7 @@ class Job:
         need = sum(os.stat(path).st_blocks * 512 for path in paths) + ROOM_BYTES
         if need > free:
             raise QvmError(
-                f"not enough free space in {self.place}: it takes {progress.size(need)}, "
+                f"not enough free space in {self.place_of()}: it takes {progress.size(need)}, "
                 f"only {progress.size(free)} is free",
                 machine=self.vm.name,
                 hint=self.way_out

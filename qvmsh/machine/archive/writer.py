@@ -176,9 +176,8 @@ class Writer:
             self._finish()
         except OSError as error:
             self._undo()
-            where = self.job.final or error.filename or self.store.shown
             raise QvmError(
-                f"cannot {self.job.verb}: {where}: {error.strerror}",
+                f"cannot {self.job.verb}: {self.job.place_of(error)}: {error.strerror}",
                 machine=self.vm.name,
                 hint=self.job.way_out,
             ) from error

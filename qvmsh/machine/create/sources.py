@@ -39,7 +39,9 @@ def found(wish: Wish, name: str, io: Io, environ: Mapping[str, str]) -> str:
         return str(path)
     if not os.path.exists(wanted):
         names = ", ".join(sorted(builtin.BUILTIN))
-        way = f"built-in: {names}; or --image FILE" if wish.image else f"a built-in image is `--image {names}`"
+        way = f"built-in: {names}; or --image FILE"
+        if wish.disk:
+            way = f"--image names a built-in image: {names}"
         raise ImageError(
             f"there is no file {wanted}" + ("" if wish.disk else ", and no built-in image of that name"),
             machine=name,

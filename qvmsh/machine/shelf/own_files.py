@@ -138,7 +138,9 @@ def used_bytes(directory: str, names: Iterable[str] | None = None) -> int:
     """What these files take on the disk, or all that are in the directory; links are not followed."""
     total = 0
     if names is None:
-        names = os.listdir(directory) if os.path.isdir(directory) else ()
+        names = ()
+        with contextlib.suppress(OSError):
+            names = os.listdir(directory)
     for name in names:
         path = os.path.join(directory, name)
         with contextlib.suppress(OSError):

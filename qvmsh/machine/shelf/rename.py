@@ -58,7 +58,7 @@ def rename(vm: BaseMachine, name: str) -> Moved:
         shift = Shift(vm.directory, target)
         text = path_settings.relocatable(vm, shift, _renamed_text(vm, name), "rename")
         renames = _renames(vm, vm.with_vmrc(text))
-        _require_writable(vm, renames)
+        _require_writable(vm, target, renames)
         paths = path_images.relocatable(vm, shift, "rename")
         paths.bases += _recorded(path_images.renamed(vm, dict(renames)))
         record = Record(Kind.RENAME, name=name, renames=renames, directory=target, folder=vm.directory)
@@ -104,13 +104,14 @@ def _renamed_text(vm: BaseMachine, name: str) -> str:
     return text
 
 
-def _require_writable(vm: BaseMachine, renames: Sequence[tuple[str, str]]) -> None:
-    """Refuse where a file could not be renamed once the directory has its new name.
+def _require_writable(vm: BaseMachine, target: str, renames: Sequence[tuple[str, str]]) -> None:
+    """Refuse where the directory could not be renamed, or a file once it has its new name.
 
     QvmError: the text names the folder.
     """
     folders = [os.path.dirname(os.path.join(vm.directory, name)) for pair in renames for name in pair]
-    for folder in dict.fromkeys([vm.directory, *folders]):
+    above = [os.path.dirname(target)] if target != vm.directory else []
+    for folder in dict.fromkeys([*above, vm.directory, *folders]):
         if not os.access(folder, os.W_OK | os.X_OK):
             is_fixed = host_files.is_read_only(folder)
             hint = host_files.READ_ONLY_HINT if is_fixed else f"`chmod u+w {quote(folder)}` first"

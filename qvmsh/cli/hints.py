@@ -11,8 +11,6 @@ stops something is never proposed for its spelling: a line typed without thinkin
 
 from __future__ import annotations
 
-import os
-
 from qvmsh.cli.machine_words import is_machine, option
 from qvmsh.cli.parse import Entry, suggestion, verb_of
 from qvmsh.commands.index import ALIASES, COMMANDS
@@ -22,8 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from qvmsh.cli.machine_words import is_machine, option
-from qvmsh.cli.parse import Bound
+    from qvmsh.cli.parse import Bound
 
 OTHER_TOOLS = {
     "attach": "console",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.config.words import joined, quote
+from qvmsh.config.words import joined
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NEEDS_WHOLE = (
     "start", "run", "init", "snapshot", "disk", "archive", "restore", "export", "clone", "rename", "move",
+    "renew",
 )  # fmt: skip
 """Verbs that fail while interrupted work is not recovered; the others only warn."""
 SPARES_DISKS = (

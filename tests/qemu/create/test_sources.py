@@ -128,7 +128,10 @@ def test_create_bare_says_what_has_to_be_there(world: World) -> None:
         (["--move", "--image", "tiny"], "--move needs --from"),
         (["--bare", "--disk", "1G"], "--disk needs a machine with disks"),
         (["--from", "nothing.qcow2"], "--image names a built-in image: "),
-        (["1G", "--set", "VM_DISKS=other-disk1.qcow2"], "VM_DISKS names other-disk1.qcow2, which is not there"),
+        (
+            ["1G", "--set", "VM_DISKS=other-disk1.qcow2"],
+            "VM_DISKS names other-disk1.qcow2, which is not there",
+        ),
         (["20"], "a size needs a unit"),
         (["20X"], "is not a size"),
         (["0M"], "more than 0"),

@@ -34,7 +34,11 @@ def files(folder: Path) -> dict[str, bytes | str]:
 
 def hidden(folder: Path) -> list[str]:
     """What a killed command may have left in a folder."""
-    return [path.name for path in folder.iterdir() if path.name.startswith(".") and not path.name.startswith(".trash-")]
+    return [
+        path.name
+        for path in folder.iterdir()
+        if path.name.startswith(".") and not path.name.startswith(".trash-")
+    ]
 
 
 def cut(world: World) -> list[Path]:

@@ -78,7 +78,7 @@ else
 fi
 """
 
-FISH = r"""# fish completion for qvm: qvm completion fish | source
+FISH = r"""# fish completion for qvm: qvm completion fish >~/.config/fish/completions/qvm.fish
 function __qvm_complete
     set -l words (commandline -opc)
     set -l current (commandline -ct)

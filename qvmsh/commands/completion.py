@@ -17,8 +17,9 @@ def completion(shell: Annotated[str, Opt(choices=("bash", "zsh", "fish"))], *wor
     """Print the completion script for a shell.
 
     For bash: `source <(qvm completion bash)` in ~/.bashrc. For zsh: `source <(qvm completion zsh)`
-    in ~/.zshrc, after `compinit`. For fish: `qvm completion fish | source` in
-    ~/.config/fish/config.fish. The script calls qvm at each Tab with the words typed so far:
+    in ~/.zshrc, after `compinit`. For fish:
+    `qvm completion fish >~/.config/fish/completions/qvm.fish`, once: there it takes the place of what
+    fish makes of the man page. The script calls qvm at each Tab with the words typed so far:
     `qvm completion bash -- qvm start --l` prints the completions of the last word.
 
     Args:

@@ -277,6 +277,9 @@ def _rewrite(environ: Mapping[str, str], change: Callable[[list[Known]], list[Kn
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for name in os.listdir(folder):
+            if name.startswith(f"{os.path.basename(path)}.part"):  # of one that was killed
+                host_files.remove(os.path.join(folder, name))
         host_files.write_atomic(path, "".join(f"{each}\n" for each in change(rows(environ))))
     finally:
         os.close(lock)

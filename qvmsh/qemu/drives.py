@@ -30,7 +30,7 @@ class Drive:
 
     Args:
         id: its name in the words, else `drive0`, `drive1`, ...
-        file: as in the words.
+        file: as in the words, but without `file:`, which QEMU takes off, too.
         format: "" if the words leave it to QEMU's guess.
         is_flash: it is a flash chip, such as UEFI's variables.
     """
@@ -49,7 +49,7 @@ def drives(words: Sequence[str]) -> list[Drive]:
     for word, value in pairwise([*words, ""]):
         option = word.lstrip("-") if word.startswith("-") else ""
         if option in _PLAIN:
-            found.append(Drive(f"drive{len(found)}", value, is_flash=option == "pflash"))
+            found.append(Drive(f"drive{len(found)}", _plain(value), is_flash=option == "pflash"))
         elif option == "drive":
             each = _of_drive(pairs(value), len(found))
             found += [each] if each else []
@@ -69,16 +69,19 @@ def renamed(words: Sequence[str], names: Mapping[str, str]) -> list[str]:
     found = list(words)
     for at, (word, value) in enumerate(pairwise([*words, ""])):
         option = word.lstrip("-") if word.startswith("-") else ""
-        if option in _PLAIN and value in names:
-            found[at + 1] = names[value]
+        if option in _PLAIN and _plain(value) in names:
+            found[at + 1] = names[_plain(value)]
         elif option == "blockdev" and value.lstrip().startswith("{"):
             node = _node(value)
             if node is not None:
                 found[at + 1] = dumps(_renamed(node, names))
         elif option in ("drive", "blockdev"):
             rows = pairs(value)
-            keys = [key for key in ("file", "file.filename", "filename") if rows.get(key) in names]
-            rows |= {key: names[rows[key]] for key in keys}
+            meant = {key: rows.get(key, "") for key in ("file", "file.filename", "filename")}
+            if option == "drive":
+                meant["file"] = _plain(meant["file"])
+            keys = [key for key in meant if meant[key] in names]
+            rows |= {key: names[meant[key]] for key in keys}
             if keys:
                 found[at + 1] = ",".join(_pair(key, text, value) for key, text in rows.items())
     return found
@@ -101,6 +104,11 @@ def _pair(key: str, text: str, before: str) -> str:
     return key if bare else f"{key}={text.replace(',', ',,')}"
 
 
+def _plain(file: str) -> str:
+    """The file that a protocol's name stands before. Source: QEMU's bdrv_parse_filename_strip_prefix."""
+    return file.removeprefix("file:")
+
+
 def _of_drive(values: dict[str, str], number: int) -> Drive | None:
     file = values.get("file") or values.get("file.filename")
     if not file or values.get("media") == "cdrom" or values.get("snapshot") in _TRUE:
@@ -108,7 +116,7 @@ def _of_drive(values: dict[str, str], number: int) -> Drive | None:
     is_read_only = values.get("readonly", values.get("read-only")) in _TRUE
     name = values.get("id") or f"drive{number}"
     kind = values.get("format") or values.get("driver", "")
-    return Drive(name, file, kind, is_read_only, values.get("if") == "pflash")
+    return Drive(name, _plain(file), kind, is_read_only, values.get("if") == "pflash")
 
 
 def pairs(text: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-# fish completion for qvm: qvm completion fish | source
+# fish completion for qvm: qvm completion fish >~/.config/fish/completions/qvm.fish
 function __qvm_complete
     set -l words (commandline -opc)
     set -l current (commandline -ct)

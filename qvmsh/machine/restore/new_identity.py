@@ -21,6 +21,7 @@ from qvmsh.machine.create import create
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.power import tpm
 from qvmsh.machine.storage import own_disk
+from qvmsh.machine.storage.path_settings import WORDS, between
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from qvmsh.config.settings import Settings
 
-WORDS = ("VM_QEMU_ARGS", "VM_QEMU_EXTRA")
 _KEYS = "name=opt/qvm/authorized_keys,"
 _NAME = "name=opt/qvm/hostname,string="
 ON_DISK = "on its disks the guest still has the ssh host key and machine-id of"
@@ -56,8 +56,9 @@ def renew(
     made = BaseMachine(folder, environ=environ)
     settings = made.settings
     if keeps_identity:
-        for variable, text in (guest_words(made, name) | {"VM_MACHINE_NAME": name}).items():
-            edit.assign_in_file(made.files.vmrc, variable, text)
+        for variable, words in guest_words(made, name).items():
+            assign_words(made.files.vmrc, variable, words)
+        edit.assign_in_file(made.files.vmrc, "VM_MACHINE_NAME", name)
         return
     old, by_hand = settings.text("VM_MACHINE_NAME"), own_disk.is_by_hand(made)
     number = identity.free_id(environ) or identity.SHARED_ID
@@ -71,8 +72,8 @@ def renew(
     changes |= _owner(made)
     notes += _changed(settings, changes)
     vmrc = made.files.vmrc
-    for variable, text in guest_words(made, name).items():
-        edit.assign_in_file(vmrc, variable, text)
+    for variable, words in guest_words(made, name).items():
+        assign_words(vmrc, variable, words)
     for variable, value in changes.items():
         edit.assign_in_file(vmrc, variable, value)
     _keys(BaseMachine(folder, environ=environ), name, old, notes, has_snapshots=has_snapshots)
@@ -98,8 +99,8 @@ def _changed(settings: Settings, changes: Mapping[str, str]) -> list[str]:
     ]
 
 
-def guest_words(vm: BaseMachine, name: str) -> dict[str, str]:
-    """The variables that hold the guest's name, and their values with that of a machine called `name`."""
+def guest_words(vm: BaseMachine, name: str) -> dict[str, list[str]]:
+    """The variables that hold the guest's name, and their words with that of a machine called `name`."""
     settings = vm.settings
     was, new = (_NAME + create.guest_name(each) for each in (settings.text("VM_MACHINE_NAME"), name))
     found = {}
@@ -107,7 +108,7 @@ def guest_words(vm: BaseMachine, name: str) -> dict[str, str]:
         words = settings.words(variable)
         changed = [new if each == was else each for each in words]
         if changed != words:
-            found[variable] = joined(changed)
+            found[variable] = changed
     return found
 
 
@@ -145,8 +146,7 @@ def _keys(made: BaseMachine, name: str, was: str, notes: list[str], *, has_snaps
     takes_keys = f"{_KEYS}file={create.KEY}.pub"
     variable = next((each for each in WORDS if takes_keys in made.settings.words(each)), None)
     if variable is None or not os.path.exists(key):
-        if not own_disk.is_empty(made):
-            notes.append(f"{ON_DISK} {was if was != name else 'the original'}")
+        notes.append(f"{ON_DISK} {was if was != name else 'the original'}")
         return
     if has_snapshots:
         notes.append(f"the ssh keys are still those of {was}, which its snapshots need")
@@ -162,6 +162,17 @@ def _keys(made: BaseMachine, name: str, was: str, notes: list[str], *, has_snaps
     host_files.remove(made.files.known_hosts)  # its guest makes a host key of its own
 
 
+def on_disks(made: BaseMachine, notes: list[str]) -> list[str]:
+    """The notes without that about a guest, where the disks, which are there now, hold none."""
+    return [each for each in notes if not (each.startswith(ON_DISK) and own_disk.is_empty(made))]
+
+
 def assign_words(vmrc: str, variable: str, words: list[str]) -> None:
-    """Set a variable that holds words for QEMU."""
-    edit.assign_in_file(vmrc, variable, joined(words))
+    """Set a variable that holds words for QEMU.
+
+    Args:
+        vmrc: of a machine that goes elsewhere: what is in its directory is named relative to that, where QEMU
+            begins, too.
+    """
+    folder = os.path.dirname(vmrc)
+    edit.assign_in_file(vmrc, variable, joined([between(word, folder, ".") for word in words]))

@@ -15,7 +15,7 @@ import shutil
 from dataclasses import dataclass, field
 
 from qvmsh.config import devices, edit
-from qvmsh.errors import ImageError, QvmError, UsageError
+from qvmsh.errors import ConfigError, ImageError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import identity, registry
 from qvmsh.machine import programs as tools
@@ -27,8 +27,9 @@ from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.create import create
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.restore.new_identity import WORDS, assign_words, renew
-from qvmsh.machine.storage import own_disk, supplies
+from qvmsh.machine.restore.new_identity import assign_words, on_disks, renew
+from qvmsh.machine.storage import own_disk, path_settings, supplies
+from qvmsh.machine.storage.path_settings import WORDS, between
 from qvmsh.machine.work import creation_folder
 from qvmsh.qemu import drives as qemu_drives
 from qvmsh.qemu import programs
@@ -140,6 +141,8 @@ def lay_out(
             )
         shutil.copyfile(vm.files.vmrc, vmrc)
     laid.uid = reader.settings_uid
+    if final:
+        _keep_paths(archive.directory, vmrc, environ, final, "clone" if reader.is_taking else "restore")
     before = _values(folder, environ)
     _bring_inside(folder, point, environ, laid.notes)
     if name:
@@ -149,7 +152,8 @@ def lay_out(
         )  # fmt: skip
     made = BaseMachine(folder, io=reader.io, environ=environ)
     moved = _disks(made, reader, archive, point, laid.notes)
-    _left_out(folder, archive, point, laid.notes)  # last: nothing is written through its links
+    laid.notes = on_disks(made, laid.notes)
+    _left_out(reader, laid.notes)  # last: nothing is written through its links
     _rewrite_snapshots(made, archive, moved, before, final or folder)
     made.settings  # noqa: B018  # what we wrote must be right
     if (
@@ -161,17 +165,38 @@ def lay_out(
     return laid
 
 
+def _keep_paths(directory: str, vmrc: str, environ: Mapping[str, str], final: str, verb: str) -> None:
+    """Let the settings name the copy's own files, and the same others as those of the archived machine.
+
+    Args:
+        directory: that of the archived machine.
+        vmrc: the copy's, which is still as it was there.
+    """
+    if not os.path.isdir(directory):  # on another host
+        return
+    source = BaseMachine(directory, environ=environ)
+    text = host_files.read(vmrc).text
+    try:
+        changed = path_settings.for_copy(source, text, os.path.dirname(vmrc), final, verb)
+    except ConfigError:  # the copy's own settings will say so
+        return
+    if changed != text:
+        host_files.write_atomic(vmrc, changed, os.stat(vmrc).st_mode & 0o777)
+
+
 def _values(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
     settings = BaseMachine(folder, environ=environ).settings
     return {each: settings[each] for each in settings}
 
 
-def _left_out(folder: str, archive: Archive, point: Point, notes: list[str]) -> None:
+def _left_out(reader: Reader, notes: list[str]) -> None:
     """Report what is not in the archive; what a guest only reads is used in place, if it still exists."""
-    for part in point.parts:
+    archive, folder = reader.archive, reader.work
+    where = "copied" if reader.is_taking else "in the archive"
+    for part in reader.point.parts:
         if not part.left_out:
             continue
-        text = f"{part.source} is not in the archive: {part.left_out}"
+        text = f"{part.source} is not {where}: {part.left_out}"
         target = os.path.join(folder, part.source)
         original = os.path.join(archive.directory, part.source)
         is_read = part.role.startswith("file") or part.left_out == READ_ONLY
@@ -217,7 +242,7 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
     for disk in supplies.additional_disks(made):
         new_name = moved.get(disk.path)
         is_changed |= new_name is not None
-        lines.append(line_of(new_name or disk.name, disk.line))
+        lines.append(line_of(new_name or between(disk.name, folder, "."), disk.line))
     if is_changed:
         edit.assign_in_file(vmrc, "VM_DISKS", "\n".join(lines))
     for variable in WORDS:

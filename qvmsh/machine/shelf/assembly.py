@@ -21,6 +21,7 @@ from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import new_identity
 from qvmsh.machine.shelf import brought, contents, images, layouts
 from qvmsh.machine.storage import chain, own_disk
+from qvmsh.machine.storage.path_settings import WORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def assemble(
         images.rename(made, _moved(folder, before, _names(made)))
         images.forget_bitmaps(made)
         _rewrite_snapshots(made, target.directory, was)
+        done.notes = new_identity.on_disks(made, done.notes)
         made.settings  # noqa: B018  # what we wrote must be right
     except ConfigError as error:
         raise _named(error, folder, target.directory, label) from None
@@ -209,7 +211,7 @@ def _identity(made: BaseMachine, snapshots: list[str], target: Target, done: Ass
 def _lacks_key(made: BaseMachine) -> bool:
     """True if the guest takes its key from the machine, and the package did not bring it."""
     takes = f"name=opt/qvm/authorized_keys,file={create.KEY}.pub"
-    is_wanted = any(takes in made.settings.words(each) for each in new_identity.WORDS)
+    is_wanted = any(takes in made.settings.words(each) for each in WORDS)
     return is_wanted and not os.path.exists(os.path.join(made.directory, create.KEY))
 
 

@@ -15,6 +15,7 @@ from qvmsh.config import devices, forwards, trust
 from qvmsh.config.grammar import parse
 from qvmsh.config.syntax import Expansion, Tilde
 from qvmsh.config.variables import VARIABLES
+from qvmsh.machine.storage.path_settings import HOME
 from qvmsh.qemu.drives import pairs
 
 TYPE_CHECKING = False
@@ -92,7 +93,7 @@ def find(settings: Settings) -> list[Brought]:
         else:
             what = ""
         if what:
-            found.append(Brought(name, what))
+            found.append(Brought(name, what.replace(settings.directory, f"${HOME}")))
     if "VM_INCLUDE" in settings.held and not any(each.name == "VM_INCLUDE" for each in found):
         found.append(Brought("VM_INCLUDE", "reads a file outside the machine's directory"))
     return found
@@ -106,7 +107,7 @@ def _unsure(settings: Settings) -> dict[str, str]:
     found: dict[str, str] = {}
     for source in settings.sources:
         lines = source.text.splitlines()
-        known: set[str] = set()  # of this file: another one may be read later, or not at all
+        known = {HOME}  # and those of this file: another one may be read later, or not at all
         for row in parse(source.text, source.path).assignments:
             line = lines[row.line - 1].strip() if row.line <= len(lines) else row.name
             inner = list(_expansions(row.parts))

@@ -21,11 +21,12 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import programs
 from qvmsh.machine.archive import changes, drives, settings
 from qvmsh.machine.create import layers as create_layers
-from qvmsh.machine.restore.new_identity import WORDS
 from qvmsh.machine.restore.new_machine import free_name, line_of
 from qvmsh.machine.shelf import manifest, names, tar_format
 from qvmsh.machine.snapshot import of_s2e
-from qvmsh.machine.storage import supplies
+from qvmsh.machine.storage import path_settings, supplies
+from qvmsh.machine.storage.path_settings import WORDS, between
+from qvmsh.machine.storage.shift import Shift
 from qvmsh.qemu import drives as qemu_drives
 from qvmsh.qemu import image, qemuimg
 
@@ -90,8 +91,9 @@ def gather(vm: BaseMachine, found: Sequence[Drive], *, has_keys: bool) -> Conten
             hint="`qvm disk add data.qcow2 10G` adds one; with hardware by hand, -drive or -hda does",
         )  # fmt: skip
     images = _Images(vm, wanted)
-    result = Contents(files.read(vm.files.vmrc).text, files=images.files)
-    result.vmrc = _with_disks_inside(vm, result.vmrc, images.moved)
+    elsewhere = Shift(vm.directory, f"{vm.directory}.package")
+    text = path_settings.relocatable(vm, elsewhere, files.read(vm.files.vmrc).text, "export")
+    result = Contents(_with_disks_inside(vm, text, images.moved), files=images.files)
     result.snapshots = _snapshots(vm, images.places)
     result.left_out += [
         manifest.LeftOut(_shown(vm, each.path), each.left_out) for each in taken if each.left_out
@@ -210,7 +212,8 @@ def _with_disks_inside(vm: BaseMachine, text: str, moved: dict[str, str]) -> str
         return text
     disks = supplies.additional_disks(vm)
     if any(each.path in moved for each in disks):
-        lines = [line_of(moved.get(each.path, each.name), each.line) for each in disks]
+        names = {each.path: between(each.name, vm.directory, ".") for each in disks}
+        lines = [line_of((names | moved)[each.path], each.line) for each in disks]
         text = edit.assign(text, "VM_DISKS", "\n".join(lines))
     for variable in WORDS:
         words = vm.settings.words(variable)
@@ -221,7 +224,8 @@ def _with_disks_inside(vm: BaseMachine, text: str, moved: dict[str, str]) -> str
         }
         if renamed:
             renamed = {old: f"./{now}" if ":" in now else now for old, now in renamed.items()}
-            text = edit.assign(text, variable, joined(qemu_drives.renamed(words, renamed)))
+            words = [between(each, vm.directory, ".") for each in qemu_drives.renamed(words, renamed)]
+            text = edit.assign(text, variable, joined(words))
     return text
 
 

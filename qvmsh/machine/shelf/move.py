@@ -18,9 +18,10 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import registry, state
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.shelf import across, delete, own_files, path_images, path_settings, path_snapshots
+from qvmsh.machine.shelf import across, delete, own_files, path_images, path_snapshots
 from qvmsh.machine.shelf.reports import Moved
-from qvmsh.machine.shelf.shift import Shift
+from qvmsh.machine.storage import path_settings
+from qvmsh.machine.storage.shift import Shift
 from qvmsh.machine.work import creation_folder
 from qvmsh.machine.work.lock import work_lock
 

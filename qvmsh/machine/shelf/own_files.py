@@ -16,9 +16,9 @@ from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.machine.archive import drives, maintenance, settings
 from qvmsh.machine.create.layers import Layers
-from qvmsh.machine.shelf.shift import Shift
 from qvmsh.machine.snapshot import of_s2e
 from qvmsh.machine.storage import chain, supplies, volumes
+from qvmsh.machine.storage.shift import Shift
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.machine import programs
-from qvmsh.machine.shelf.path_settings import other_file
-from qvmsh.machine.shelf.shift import INSIDE, OTHER, SAME, Shift
 from qvmsh.machine.storage import chain, dependents, volumes
+from qvmsh.machine.storage.path_settings import other_file
+from qvmsh.machine.storage.shift import INSIDE, OTHER, SAME, Shift
 from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False

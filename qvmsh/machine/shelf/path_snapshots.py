@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.machine.shelf.path_settings import between
 from qvmsh.machine.snapshot.catalogue import Catalogue
+from qvmsh.machine.storage.path_settings import between
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.config import edit
-from qvmsh.config.words import quote
+from qvmsh.config.words import joined, quote
 from qvmsh.errors import QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import journal as journals
@@ -22,11 +22,12 @@ from qvmsh.machine.archive import maintenance
 from qvmsh.machine.create import create
 from qvmsh.machine.journal import Journal, Kind, Record
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.restore.new_identity import WORDS, guest_words
-from qvmsh.machine.shelf import delete, own_files, path_images, path_settings, path_snapshots
+from qvmsh.machine.restore.new_identity import guest_words
+from qvmsh.machine.shelf import delete, own_files, path_images, path_snapshots
 from qvmsh.machine.shelf.reports import Moved
-from qvmsh.machine.shelf.shift import Shift
-from qvmsh.machine.storage import own_disk
+from qvmsh.machine.storage import own_disk, path_settings
+from qvmsh.machine.storage.path_settings import WORDS
+from qvmsh.machine.storage.shift import Shift
 from qvmsh.machine.work import recovery
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
@@ -100,7 +101,7 @@ def _renamed_text(vm: BaseMachine, name: str) -> str:
     text = host_files.read(vm.files.vmrc).text
     text = edit.assign(text, "VM_MACHINE_NAME", name)
     for variable, words in guest_words(vm, name).items():
-        text = edit.assign(text, variable, words)
+        text = edit.assign(text, variable, joined(words))
     return text
 
 

@@ -39,7 +39,6 @@ FISHRC = """
 function fish_prompt; echo -n 'ready> '; end
 function fish_greeting; end
 set -g fish_autosuggestion_enabled 0
-qvm completion fish | source
 """
 
 
@@ -74,7 +73,9 @@ def opened(shell: str, vm: Vm) -> Iterator[Terminal]:
         (home / ".zshrc").write_text(ZSHRC)
         argv = ["zsh", "-d", "-i"]
     else:
-        (home / ".config/fish").mkdir(parents=True)
+        (home / ".config/fish/completions").mkdir(parents=True)
+        script = subprocess.check_output([QVM, "completion", "fish"], env=env)
+        (home / ".config/fish/completions/qvm.fish").write_bytes(script)
         (home / ".config/fish/config.fish").write_text(FISHRC)
         argv = ["fish", "-i"]
     screen = Terminal(argv, vm.directory, env)

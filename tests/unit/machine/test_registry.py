@@ -114,3 +114,12 @@ def test_labels_all_must_be_there(tmp_path: Path, environ: dict[str, str]) -> No
         known.labelled(["mail"], environ)
     assert "labels in use: test, two words, web" in str(caught.value.hint)
     assert [vm.name for vm in api.Machine.known("web", environ=environ)] == ["a", "b"]
+
+
+def test_half_written_list_of_a_killed_command_is_removed(tmp_path: Path, environ: dict[str, str]) -> None:
+    make(tmp_path, environ, "one")
+    left = Path(f"{known.list_file(environ)}.part123-0badcafe")
+    left.write_text("one\t/half")
+    make(tmp_path, environ, "two")
+    assert not left.exists()
+    assert [name for name, _ in shown(environ)] == ["one", "two"]

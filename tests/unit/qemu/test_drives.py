@@ -20,6 +20,10 @@ from qvmsh.qemu.drives import Drive, drives
         (["-drive", "file=cd.iso,media=cdrom", "-cdrom", "x.iso"], []),
         (["-drive", "file=a.raw,snapshot=on"], []),
         (["-hda", "a.img", "-hdb", "b.img"], [Drive("drive0", "a.img"), Drive("drive1", "b.img")]),
+        (
+            ["-hda", "file:a.img", "-drive", "file=file:b,,c.raw"],
+            [Drive("drive0", "a.img"), Drive("drive1", "b,c.raw")],
+        ),
         (["-hda", "a.img", "-snapshot"], []),
         (
             ["-snapshot", "-hda", "a.img", "-blockdev", "driver=file,node-name=f,filename=r.img"],

@@ -8,8 +8,8 @@ import pytest
 
 from qvmsh.errors import StateError
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.shelf import path_settings
-from qvmsh.machine.shelf.shift import Shift
+from qvmsh.machine.storage import path_settings
+from qvmsh.machine.storage.shift import Shift
 from tests.support.world import bare_environ, write_vmrc
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qvmsh.machine.shelf.shift import INSIDE, OTHER, SAME, Shift
+from qvmsh.machine.storage.shift import INSIDE, OTHER, SAME, Shift
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
     named(vm)                                     # [("VM_DISKS", "data.qcow2"), ("VM_CDROM", "/isos/a.iso")]
     relocatable(vm, Shift("/vm/web", "/big/web"), text, "move")
+    for_copy(vm, text, "/big/.twin.part", "/big/twin", "clone")
 
 In a `.vmrc` that names the machine's own directory by its whole path, `$VM_HOME` takes the place of that: it
 means the same before the directory is moved and after, so the file can be written at any time before.
@@ -12,28 +13,28 @@ from __future__ import annotations
 import os
 import re
 
-from qvmsh.config import files, layers
+from qvmsh.config import edit, files, layers
 from qvmsh.config.evaluation import evaluate
 from qvmsh.config.grammar import parse
 from qvmsh.config.settings import ENVIRONMENT
 from qvmsh.config.syntax import NAME_CHARS, Expansion
 from qvmsh.errors import StateError
-from qvmsh.machine.restore.new_identity import WORDS
-from qvmsh.machine.shelf.shift import INSIDE, OTHER, SAME
 from qvmsh.machine.storage import supplies
+from qvmsh.machine.storage.shift import INSIDE, OTHER, SAME, Shift
 from qvmsh.qemu import drives as qemu_drives
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from qvmsh.config.settings import Settings
     from qvmsh.config.syntax import Assignment, Part
     from qvmsh.machine.machine import BaseMachine
-    from qvmsh.machine.shelf.shift import Shift
 
 PATHS = ("VM_ARCHIVE", "VM_CDROM", "VM_ERRLOG", "VM_INITRD", "VM_KERNEL", "VM_LOG", "VM_SSH_IDENTITY")
 """The variables that are a path, seen from the machine's directory; VM_INCLUDE is seen from its file."""
+WORDS = ("VM_QEMU_ARGS", "VM_QEMU_EXTRA")
+"""The variables that are words for QEMU, whose `file=` are paths."""
 PROGRAMS = ("VM_QEMU_BIN", "VM_QEMU_IMG", "VM_PRE_START", "VM_POST_STOP")
 """The variables whose first word may be such a path."""
 OF_THE_GUEST = ("VM_APPEND",)
@@ -81,6 +82,54 @@ def relocatable(vm: BaseMachine, shift: Shift, text: str, verb: str) -> str:
             raise _refusal(vm, verb, name, settings.origin(name).place[0], before[name])
         text = frozen or text
     raise StateError(f"cannot {verb}: the paths in .vmrc cannot be rewritten", machine=vm.name)
+
+
+def for_copy(vm: BaseMachine, text: str, part: str, target: str, verb: str) -> str:
+    """The `.vmrc` of a copy: it means the copy's files where it meant the machine's, and the same others.
+
+    Args:
+        text: the machine's `.vmrc`.
+        part: where the copy is made.
+        target: where it will be.
+
+    Raises:
+        StateError: a setting would mean another file there, and cannot be rewritten.
+    """
+    shift = Shift(vm.directory, target)
+    if shift.is_still:
+        return text
+    for name, ways in _leading_out(vm.with_vmrc(text), shift, Shift(vm.directory, part)).items():
+        text = _replaced(vm, text, name, ways)
+    return relocatable(vm, shift, text, verb)
+
+
+def _leading_out(vm: BaseMachine, *shifts: Shift) -> dict[str, dict[str, str]]:
+    """The relative paths that would mean other files from new places, and the whole ones, by variable."""
+    found: dict[str, dict[str, str]] = {}
+    rows = [(name, text, vm.directory) for name, text in named(vm)]
+    own = vm.files.vmrc
+    rows += [("VM_INCLUDE", text, vm.directory) for file, text in _includes(vm.settings) if file == own]
+    for name, text, folder in rows:
+        path = os.path.normpath(os.path.join(folder, text))
+        if text.startswith(("/", "~")):
+            continue
+        if any(shift.verdict(folder, text) == OTHER for shift in shifts):
+            found.setdefault(name, {})[text] = path
+    return found
+
+
+def _replaced(vm: BaseMachine, text: str, name: str, ways: dict[str, str]) -> str:
+    """`text` with other paths in the value of a variable."""
+    either = "|".join(map(re.escape, sorted(ways, key=len, reverse=True)))
+    pattern = re.compile(f"{_BEFORE}(?:{either}){_AFTER}")
+    changed = text
+    for row in reversed(parse(text, files.VMRC).assignments):
+        if row.name == name:
+            changed = _with(changed, row, _joined(row.parts), pattern, lambda m: ways[m[0]]) or changed
+    if name == "VM_INCLUDE":
+        return changed
+    wanted = pattern.sub(lambda m: ways[m[0]], vm.with_vmrc(text).settings[name])
+    return changed if vm.with_vmrc(changed).settings[name] == wanted else edit.assign(text, name, wanted)
 
 
 def between(text: str, source: str, target: str) -> str:
@@ -215,16 +264,25 @@ def _joined(parts: list[Part]) -> list[Part]:
     return found
 
 
-def _with(text: str, row: Assignment, parts: list[Part], pattern: re.Pattern[str]) -> str | None:
-    """`text` with another value of an assignment, in double quotes; None if it cannot be written so."""
+def _with(
+    text: str,
+    row: Assignment,
+    parts: list[Part],
+    pattern: re.Pattern[str],
+    new: Callable[[re.Match[str]], str] | None = None,
+) -> str | None:
+    """`text` with another value of an assignment, in double quotes; None if it cannot be written so.
+
+    Args:
+        new: what takes the place of a match; `$VM_HOME` by default.
+    """
     value = ""
     for part in parts:
         if isinstance(part, str):
             at = 0
             for match in pattern.finditer(part):
-                after = part[match.end() : match.end() + 1]
                 value += _quoted(part[at : match.start()])
-                value += f"${{{HOME}}}" if after in NAME_CHARS and after else f"${HOME}"
+                value += _home(match) if new is None else _quoted(new(match))
                 at = match.end()
             value += _quoted(part[at:])
         elif isinstance(part, Expansion) and not part.operator:
@@ -232,6 +290,11 @@ def _with(text: str, row: Assignment, parts: list[Part], pattern: re.Pattern[str
         else:
             return None
     return f'{text[: row.start]}"{value}"{text[row.end :]}'
+
+
+def _home(match: re.Match[str]) -> str:
+    after = match.string[match.end() : match.end() + 1]
+    return f"${{{HOME}}}" if after in NAME_CHARS and after else f"${HOME}"
 
 
 def _quoted(text: str) -> str:

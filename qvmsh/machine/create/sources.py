@@ -38,10 +38,14 @@ def found(wish: Wish, name: str, io: Io, environ: Mapping[str, str]) -> str:
             path = builtin.build(wish.image, io, environ=environ).image
         return str(path)
     if not os.path.exists(wanted):
+        names = ", ".join(sorted(builtin.BUILTIN))
+        way = f"built-in: {names}; or --image FILE"
+        if wish.disk:
+            way = f"--image names a built-in image: {names}"
         raise ImageError(
             f"there is no file {wanted}" + ("" if wish.disk else ", and no built-in image of that name"),
             machine=name,
-            hint=f"built-in: {', '.join(sorted(builtin.BUILTIN))}; or --image FILE",
+            hint=way,
         )
     return os.path.abspath(wanted)
 

@@ -10,7 +10,7 @@ import errno
 import os
 import time
 
-from qvmsh.config.words import quote
+from qvmsh.config.words import quote, typed
 from qvmsh.errors import ConfigError, QvmError, StateError, Terminated, UsageError, printable
 from qvmsh.host import process
 from qvmsh.machine import registry, state
@@ -45,7 +45,7 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
     try:
         content = own_files.of(vm)
     except ConfigError as error:  # what is the machine's own cannot be known
-        error.hint = f"correct it first; or `rm -r {quote(vm.directory)}`, which removes all that is in there"
+        error.hint = f"correct it first; or `rm -r {typed(vm.directory)}`, which removes all that is in there"
         raise
     _require_free(vm, content)
     used = own_files.used_bytes(vm.directory, content.own)
@@ -207,7 +207,7 @@ def in_trash(name: str | None, environ: Mapping[str, str]) -> Trashed:
     rows = [
         {
             "machine": each.name, "deleted": stamp(each.since), "directory": each.directory,
-            "used_bytes": own_files.used_bytes(each.path, os.listdir(each.path)),
+            "used_bytes": own_files.used_bytes(each.path),
         }
         for each in reversed(found)
     ]  # fmt: skip
@@ -223,7 +223,7 @@ def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: I
     found = trash.entries(environ)
     now = time.time()
     going = [each for each in found if now - each.since >= older_days * DAY_S]
-    sizes = {each: own_files.used_bytes(each.path, os.listdir(each.path)) for each in going}
+    sizes = {each: own_files.used_bytes(each.path) for each in going}
     if going:
         lines = [
             f"{each.name} from {each.directory}, deleted {lasting(now - each.since)} ago: {size(sizes[each])}"
@@ -234,7 +234,7 @@ def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: I
     for above in {os.path.dirname(each.path) for each in found} | {trash.folder(environ)}:
         if os.path.isdir(above):
             trash.remove_left(above)
-    for each in going:
-        trash.remove(each)
+    gone = [each for each in going if trash.remove(each)]
     left = len(found) - len(going)
-    return Pruned([each.name for each in going], sum(sizes.values()), left, trash.unseen(environ))
+    freed = sum(sizes[each] for each in gone)
+    return Pruned([each.name for each in gone], freed, left, trash.unseen(environ))

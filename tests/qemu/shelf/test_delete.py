@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from tests.support.kill_steps import interrupted_at, killed_at
 from tests.support.programs import write_script
 from tests.support.pty_terminal import PtyTerminal
 from tests.support.small_disk import small_disk
-from tests.support.world import QVM, Blank, Vm, World
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm, World
 
+NOBODY = 65534
 STEPS = 200
 """More steps than any of the commands has."""
 
@@ -382,3 +384,53 @@ def test_delete_takes_bases_and_what_the_settings_name(blank: Blank, world: Worl
     report = json.loads(world.run("--json", "delete", "-y", "--now", "twin").out)
     assert report["foreign"] == []
     assert not twin.directory.exists()
+
+
+def test_two_prunes_at_a_time_remove_everything(world: World) -> None:
+    names = [f"web{n}" for n in range(6)]
+    for name in names:
+        assert world.run("create", name, "1M").status == 0
+    assert world.run("delete", "-y", *names).status == 0
+    children = [world.popen("--json", "prune", "-y", "--older", "0") for _ in range(2)]
+    outputs = [child.communicate(timeout=DEADLINE_S) for child in children]
+    assert [child.returncode for child in children] == [0, 0], outputs
+    assert sorted(name for out, _ in outputs for name in json.loads(out)["machines"]) == names
+    assert trash(world) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second account")
+def test_accounts_have_a_trash_each_beside_their_machines(world: World) -> None:
+    top = Path(tempfile.mkdtemp(prefix="qvmt-shared-"))
+    far, home = top / "far", top / "home"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    top.chmod(0o755)
+    names = ("HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+    env = dict.fromkeys(names, str(home)) | {"VM_GLOBAL_CONFIG": os.devnull}
+    other = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", QVM]
+    try:
+        with small_disk(far, 64):
+            far.chmod(0o1777)
+            assert world.run("create", far / "web", "1M").status == 0
+            assert world.run("delete", "-y", "web").status == 0
+            for words in (["create", "mail", "1M"], ["delete", "-y", "mail"], ["undelete", "mail"]):
+                result = world.run(*other, *words, cwd=far, env=env, program="setpriv")
+                assert result.status == 0, result
+            (far / f".trash-{NOBODY}").rmdir()
+            (far / f".trash-{NOBODY}").mkdir(0o777)  # made by another account, which could read it
+            result = world.run(*other, "delete", "-y", "mail", cwd=far, env=env, program="setpriv")
+            assert (result.status, "belongs to root" in result.err) == (1, True), result
+            assert (far / "mail/.vmrc").exists()
+            assert world.run("undelete", "web").status == 0
+    finally:
+        shutil.rmtree(top)
+
+
+def test_delete_takes_disks_named_through_a_link(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    (world.home / "la").symlink_to(vm.directory)
+    (vm.directory / "data.raw").write_bytes(bytes(512))
+    vm.set(VM_DISKS=f"{world.home}/la/data.raw:raw")
+    report = json.loads(world.run("--json", "delete", "-y", "web").out)
+    assert (report["foreign"], report["outside"]) == ([], [])
+    assert not vm.directory.exists()

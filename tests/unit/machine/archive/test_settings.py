@@ -85,16 +85,16 @@ def test_unpack_of_a_plain_tar_writes_its_files(tmp_path: Path) -> None:
     assert (tmp_path / "made").read_bytes() == b"abc"
 
 
-def test_unpack_skips_records_that_another_qvm_took(tmp_path: Path) -> None:
+def test_unpack_skips_what_is_about_the_old_directory(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "settings.tar", "w") as tar:
-        for name in (".vmrc", ".qvm/place", ".qvm/clones", ".qvm/running", ".qvm/uuid"):
+        for name in (".vmrc", ".qvm/place", ".qvm/clones", ".qvm/original", ".qvm/uuid"):
             tar.addfile(tarfile.TarInfo(name))
     placed: list[str] = []
     archive_settings.unpack(str(tmp_path / "settings.tar"), placed.append, "L")
     assert placed == [".vmrc", ".qvm/uuid"]
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/x", ".qvm/../../x", ".qvm"])
+@pytest.mark.parametrize("name", ["../x", "/etc/x", ".qvm/../../x", ".qvm", ".qvm/running"])
 def test_unpack_refuses_what_is_not_in_the_machine(name: str, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "settings.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo(name))

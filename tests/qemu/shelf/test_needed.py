@@ -74,6 +74,9 @@ def test_create_by_moving_leaves_a_disk_of_machines(blank: Blank, world: World) 
     assert (result.status, f"is a disk of the machine in {vm.directory}" in result.err) == (2, True), result
     assert (world.home / "shared.qcow2").exists()
     assert not (world.home / "new").exists()
+    (world.home / ".local/share/qvm/machines").unlink(missing_ok=True)  # of nobody that is known
+    result = world.run("create", "new", "--from", "web/web-base.qcow2", "--move")
+    assert (result.status, "belongs to the machine in" in result.err) == (2, True), result
 
 
 def test_base_with_a_relative_name_is_kept_for_the_trash(blank: Blank, world: World) -> None:

@@ -204,7 +204,7 @@ def _wanted(names: Sequence[str], tree: str | None, environ: Mapping[str, str]) 
 
 
 def _looked_at(places: Iterable[str]) -> list[registry.Known]:
-    """Directories as rows of the list; one whose file system does not answer says so."""
+    """Directories as rows of the list; with the reason where a file system does not answer."""
     mounted = mounts.Mounts()
     return [
         registry.Known(os.path.basename(each), "", each, mounted.silent_file(each, ".vmrc") or "")

@@ -47,4 +47,5 @@ def renew(vm: BaseMachine, *, is_sure: bool) -> Renewed:
         linked.add(vm.directory)
     made = BaseMachine(vm.directory, io=vm.io, environ=vm.environ)
     registry.remember(made)
+    notes = new_identity.on_disks(made, notes)
     return Renewed(made.name, identity.uuid_of(made), made.settings.text("VM_MACHINE_ID"), notes)

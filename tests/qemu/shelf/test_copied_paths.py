@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,8 @@ def test_note_about_the_guest_is_of_disks_that_hold_one(blank: Blank) -> None:
     vm.ok("export", "../web.tar")
     for words in (["import", "../web.tar", "../twin"], ["restore", "latest", "../third"]):
         assert "on its disks the guest" not in vm.ok(*words).out, words
+    shutil.copytree(vm.directory, vm.world.home / "hand", symlinks=True)
+    assert "on its disks the guest" not in vm.ok("-C", "../hand", "renew").out
 
 
 def test_state_whose_paths_cannot_be_rewritten_is_restored(blank: Blank) -> None:

@@ -149,13 +149,14 @@ class Io:
             self.begin_line()
             tell(self.stderr, text)
 
-    def require_yes(self, question: str, *, is_given: bool, what: str) -> None:
+    def require_yes(self, question: str, *, is_given: bool, what: str, machine: str | None = None) -> None:
         """Ask before something is removed; anything but `y` or `yes` refuses.
 
         Args:
             question: one line, or several.
             is_given: `--yes` was given: do not ask.
             what: the verb, for the error.
+            machine: what it is about, for the error.
 
         Raises:
             UsageError: nobody can be asked.
@@ -165,12 +166,13 @@ class Io:
             return
         if not (isatty(self.stdin) and isatty(self.stderr)):
             raise UsageError(
-                f"{what}: there is no terminal to ask on", hint=f"`qvm {what} --yes` does not ask"
-            )
+                f"{what}: there is no terminal to ask on", machine=machine,
+                hint=f"`qvm {what} --yes` does not ask",
+            )  # fmt: skip
         self.begin_line()
         tell(self.stderr, question, end=" [y/N] ")
         if self.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise QvmError(f"{what}: nothing was changed")
+            raise QvmError(f"{what}: nothing was changed", machine=machine)
 
     def begin_line(self) -> None:
         """End the line that a stage has started."""

@@ -14,7 +14,7 @@ import os
 import re
 
 from qvmsh.cli.parse import Entry, bind, verb_of
-from qvmsh.config.words import quote, split
+from qvmsh.config.words import quote, split, typed
 from qvmsh.errors import QvmError, UsageError
 
 TYPE_CHECKING = False
@@ -90,5 +90,5 @@ def _names(directory: str, environ: Mapping[str, str]) -> tuple[str, str]:
             if os.path.realpath(registry.find(row.name, environ)) == place:
                 name = quote(row.name)
                 is_word = os.path.realpath(registry.resolve(row.name, environ)) == place
-                return name if is_word else quote(directory), f"-M {name}"
-    return quote(directory), f"-C {quote(directory)}"
+                return name if is_word else typed(directory), f"-M {name}"
+    return typed(directory), f"-C {typed(directory)}"

@@ -166,11 +166,14 @@ class _Crowd:
         """Report a machine whose command was not begun, since another's failed."""
         job, verb = self.jobs[at], self.bound.entry.verb
         other = next(each.name for each in self.jobs if os.path.realpath(each.directory) == failed)
-        relation = "requires it" if verb == "stop" else "is required"
+        relation = "which requires it" if verb == "stop" else "which is required"
         error = StateError(
-            f"cannot {verb}: {other}, which {relation} (VM_REQUIRES), failed", machine=job.name,
+            f"cannot {verb}: {other}, {relation} (VM_REQUIRES), failed", machine=job.name,
             hint=f"`qvm -C {quote(job.directory)} {verb}` does it all the same",
         )  # fmt: skip
+        if verb == "delete":
+            error.what = f"cannot delete: {other}, which needs disks of it, was not deleted"
+            error.hint = None
         self.statuses[os.path.realpath(job.directory)] = error.status
         if self.io.json:
             from qvmsh.qemu.qmp import dumps

@@ -11,8 +11,7 @@ stops something is never proposed for its spelling: a line typed without thinkin
 
 from __future__ import annotations
 
-import os
-
+from qvmsh.cli.machine_words import is_machine, option
 from qvmsh.cli.parse import Entry, suggestion, verb_of
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.config.words import joined, quote
@@ -167,7 +166,7 @@ def _line(line: str, words: Sequence[str]) -> str:
     (verb, count), entry = found, Entry(found[0])
     *head, last = line.split()
     has_place = len(head) >= count and last.isalpha() and last.isupper()
-    if entry.machine == "none" or not (_is_machine(named[0]) or (verb in ENDING and not has_place)):
+    if entry.machine == "none" or not (is_machine(named[0]) or (verb in ENDING and not has_place)):
         return line
     if entry.words == "machines" and not has_place:
         return f"{line} {joined(named)}"
@@ -179,12 +178,7 @@ def _line(line: str, words: Sequence[str]) -> str:
         return f"{line} {machine}"
     if entry.words == "first":
         return f"{verb} {machine} {line.removeprefix(verb).strip()}"
-    return f"{_flag(named[0])} {machine} {line}"
-
-
-def _flag(machine: str) -> str:
-    """The option that names this machine."""
-    return "-C" if os.path.lexists(os.path.join(machine, ".vmrc")) else "-M"
+    return f"{option(named[0])} {machine} {line}"
 
 
 def for_second_word(first: str, word: str, seconds: Iterable[str]) -> str | None:
@@ -198,34 +192,25 @@ def for_turned_words(words: Sequence[str]) -> str | None:
     """The hint for `qvm web status`: a machine, then a verb; None if the words are not that."""
     found = verb_of(words[1:])
     first = words[0]
-    if found is None or not _is_machine(first):
+    if found is None or not is_machine(first):
         return None
     verb, count = found
     rest = joined(words[1 + count :])
     if Entry(verb).words == "machines":
         line = f"qvm {verb} {rest} {quote(first)}" if rest else f"qvm {verb} {quote(first)}"
     else:
-        line = f"qvm {_flag(first)} {quote(first)} {verb} {rest}".rstrip()
+        line = f"qvm {option(first)} {quote(first)} {verb} {rest}".rstrip()
     return f"the verb comes first: `{line}`"
 
 
 def for_named_machine(bound: Bound) -> str | None:
     """The hint for `qvm ssh web` where there is no machine: its first word is one."""
     verb, first = bound.entry.verb, bound.words[0]
-    if not _is_machine(first):
+    if not is_machine(first):
         return None
     if bound.entry.words == "first":
         return f"`qvm {verb} {quote(first)} NEW`"
-    named = f"qvm {_flag(first)} {quote(first)}"
+    named = f"qvm {option(first)} {quote(first)}"
     if verb == "config" and not bound.words[1:]:
         return f"`{named} config` shows its settings, `{named} config edit` opens its file"
     return f"`{' '.join([named, verb, *map(quote, bound.words[1:])])}`"
-
-
-def _is_machine(word: str) -> bool:
-    """True for a directory with a `.vmrc`, and for the name of a known machine."""
-    if os.path.lexists(os.path.join(word, ".vmrc")):
-        return True
-    from qvmsh.machine import registry
-
-    return any(each.name == word and each.is_there for each in registry.rows(os.environ))

@@ -246,9 +246,12 @@ def _count(entry: Entry, bound: Bound) -> None:
     most = len(entry.positionals) + (entry.words == "first")
     if not takes_rest and len(bound.words) > most:
         extra = bound.words[most]
-        raise UsageError(
-            f"{entry.verb}: unexpected argument {extra!r}", hint=f"`qvm {entry.verb} --help` shows the usage"
-        )
+        hint = f"`qvm {entry.verb} --help` shows the usage"
+        if entry.machine != "none" and not {"directory", "machine"} & bound.common.keys():
+            from qvmsh.cli import machine_words
+
+            hint = machine_words.instead(entry.verb, bound.words, extra) or hint
+        raise UsageError(f"{entry.verb}: unexpected argument {extra!r}", hint=hint)
 
 
 def require_one_machine(bound: Bound) -> None:

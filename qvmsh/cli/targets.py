@@ -3,7 +3,7 @@
     jobs(bound, os.environ, warn)      # [Job("db", "/vm/db"), Job("web", "/vm/web", waits=["/vm/db"])]
 
 A word is a directory, a known name, or a pattern of known names (`web*`). VM_REQUIRES orders starts; stops
-are in the reverse order.
+are in the reverse order. What is backed by another machine's disks is deleted before that.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ def jobs(
         UsageError: machines require each other.
     """
     verb = bound.entry.verb
+    if verb == "delete":
+        return _to_delete(found, environ)
     if verb not in UP | DOWN:
         return [Job(os.path.basename(os.path.abspath(each)), each) for each in found]
     named = registry.machines(environ)
@@ -153,6 +155,18 @@ def jobs(
                 elif verb in DOWN and _is_on(place, environ):
                     made[other].waits.append(place)
     return _in_order(made, verb, warn)
+
+
+def _to_delete(found: Sequence[str], environ: Mapping[str, str]) -> list[Job]:
+    """Those that need others' disks before those others, which wait for them: parallel, they would refuse."""
+    from qvmsh.machine.storage import linked
+
+    made = {os.path.realpath(each): Job(os.path.basename(os.path.abspath(each)), each) for each in found}
+    for place in made:
+        for other in linked.needed_by(place, environ):
+            if other in made and place not in made[other].waits:
+                made[other].waits.append(place)
+    return _in_order(made, "delete", lambda _: None)
 
 
 def _is_on(directory: str, environ: Mapping[str, str]) -> bool:

@@ -78,9 +78,12 @@ def create(
 
     from qvmsh.config.edit import assignment
     from qvmsh.machine.create import create, sources
+    from qvmsh.machine.create import wish as wishes
     from qvmsh.machine.create.wish import TINY, Wish
 
     has_source = size or bare or {image, iso, from_} != {None}
+    if not has_source:
+        wishes.require_name(name)
     wish = Wish(
         size=size or "",
         image=image if has_source else TINY,

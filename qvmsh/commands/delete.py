@@ -23,7 +23,8 @@ def delete(vm: BaseMachine, *, now: bool = False, yes: Annotated[bool, Opt("-y")
 
     Only its own files go: configuration, disks in its directory, state, archives. Other files in the
     directory stay, and so do disks elsewhere; both are named. `undelete` takes the machine back,
-    `prune` empties the trash. A word NAME:SNAPSHOT deletes that snapshot of the machine instead.
+    `prune` removes what has been in the trash for 30 days. Linked clones go before what they are backed
+    by. A word NAME:SNAPSHOT deletes that snapshot of the machine instead.
 
     Args:
         now: remove it for good instead.

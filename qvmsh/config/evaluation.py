@@ -83,14 +83,14 @@ class _Evaluator:
     def run(self) -> list[Problem]:
         rows, at = self.document.assignments, 0
         while at < len(rows) and len(self.problems) < MAX_PROBLEMS:
-            end = at + 1
-            while rows[at].is_export and end < len(rows) and rows[end].statement == rows[at].statement:
+            first, end = rows[at], at + 1
+            while first.is_export and end < len(rows) and rows[end].statement == first.statement:
                 end += 1
             try:  # bash expands all words of an `export` before it assigns any
-                values = [self._value(row) for row in rows[at:end]]
+                values = [(row, self._value(row)) for row in (rows[at:end] if end - at > 1 else (first,))]
             except _TooLarge:
                 break
-            for row, value in zip(rows[at:end], values, strict=True):
+            for row, value in values:
                 if value is not None:
                     self._assign(row.name, value, row.line, row.column)
             at = end

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from qvmsh.config.syntax import (
     END,
+    IN_VALUE,
     MAX_DEPTH,
     NAME_CHARS,
     NAME_START,
@@ -32,6 +33,7 @@ from qvmsh.config.syntax import (
     Problem,
     Tilde,
     Unclosed,
+    simple_line,
 )
 from qvmsh.config.words import CONTROLS
 
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from qvmsh.config.syntax import Part
 
 
-_IN_VALUE = frozenset(END + " \t\n\r;|&<>()\\'\"$`~:")
 _IN_WORD = frozenset(END + "\\'\"$`~:}<>")
 _IN_DOUBLE = frozenset(END + '\\"$`')
 _IN_DOUBLE_WORD = frozenset(END + "\\\"$`'}<>")
@@ -68,8 +69,8 @@ class Scanner(Cursor):
     def __init__(self, text: str, document: Document) -> None:
         super().__init__(text)
         self.document = document
-        self._statements = 0
-        self._depth = 0
+        self._statements = self._depth = 0
+        self._looked_at = 0  # up to here is no simple line
         self._brace = -1  # the first { without quotes in a value
         self._is_braced = False  # a } follows it
         self._fault: Faults | None = None
@@ -99,6 +100,8 @@ class Scanner(Cursor):
 
     def _line(self) -> None:
         """One statement, comment or empty line."""
+        if self.at >= self._looked_at and self._simple():
+            return
         self.blanks()
         char = self.text[self.at]
         if char == "\n":
@@ -117,6 +120,19 @@ class Scanner(Cursor):
             except Unclosed as unclosed:
                 self._depth = 0
                 self.fault.recover(begin, unclosed)
+
+    def _simple(self) -> bool:
+        """Take a whole line `NAME=value` without anything to expand, as most are; False for any other."""
+        begin, end = self.at, self.text.find("\n", self.at) % (self.size + 1)  # -1 is the text's end
+        if not (found := simple_line(self.text[begin:end])):
+            self._looked_at = end
+            return False
+        self._statements += 1
+        row = Assignment(found[0], *self.place(begin), self._statements, False)
+        row.parts += filter(None, [found[1]])
+        row.start, row.end, self.at = begin + len(found[0]) + 1, end, end + 1
+        self.document.assignments.append(row)
+        return True
 
     def _statement(self) -> None:
         """`NAME=value ...` or `export NAME[=value] ...`, up to its end."""
@@ -201,7 +217,7 @@ class Scanner(Cursor):
         if name in SHELL_OWN or name.startswith("BASH_"):
             self.fault.shell_name(begin, name)
         self._brace, self._is_braced = -1, False
-        self._unquoted(found.parts, _IN_VALUE, _ENDS_USER, colon_tilde=True)
+        self._unquoted(found.parts, IN_VALUE, _ENDS_USER, colon_tilde=True)
         found.end = self.at
         if self._is_braced and is_export:
             self.fault.braces(self._brace, found)
@@ -216,7 +232,7 @@ class Scanner(Cursor):
     ) -> None:
         """A value (up to a blank or operator), or the word of a `${...}` (up to its brace)."""
         text = self.text
-        is_value = specials is _IN_VALUE
+        is_value = specials is IN_VALUE
         has_tilde = True
         while True:
             begin = self.at

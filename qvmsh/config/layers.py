@@ -105,11 +105,37 @@ def shared_value(path: str, name: str, environ: Mapping[str, str]) -> str:
     return found
 
 
+_NEEDED = {name for name, variable in VARIABLES.items() if variable.needed}
+_PLACES = {name: at for at, name in enumerate(VARIABLES)}
 _COMBINED = (
     "VM_QEMU_ARGS", "VM_MACHINE_ARCH", "VM_FIRMWARE", "VM_INITRD", "VM_APPEND", "VM_BOOT",
     "VM_GUEST_AGENT_METHOD", "VM_DISK_BUS", "VM_QEMU_BIN", "VM_READY",
 )  # fmt: skip
 """A value of one of these is also checked together with others."""
+
+
+_recent: tuple[dict[str, str], bool, dict[str, str], dict[str, str]] = ({}, False, {}, {})
+"""The last environment and what it gave: many machines are read with one."""
+
+
+def _inherited(environ: Mapping[str, str], is_elsewhere: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """What expansions see of the environment, and which of it are settings."""
+    global _recent
+    known = _recent
+    if not (type(environ) is dict and known[1] is is_elsewhere and known[0] == environ):
+        copy = dict(environ)
+        values, settings, ours = dict(copy), {}, marked(copy)
+        for name, value in copy.items():
+            variable = VARIABLES.get(name)
+            is_setting = name.startswith("VM_") and not (variable and variable.context)
+            is_fixed = name == "VM_INCLUDE" or bool(variable and variable.computed)
+            is_export = name in ours and checksum(value) == ours[name]
+            if is_export or (is_setting and (is_elsewhere or is_fixed)):
+                del values[name]
+            elif is_setting and is_name(name):
+                settings[name] = value
+        known = _recent = (copy, is_elsewhere, values, settings)
+    return dict(known[2]), dict(known[3])
 
 
 class _Loader:
@@ -137,19 +163,11 @@ class _Loader:
 
     def environment(self) -> None:
         """The VM_ names of the environment, without what a qvm exported for this or another machine."""
-        self.values = dict(self.environ)
-        ours = marked(self.environ)
-        is_elsewhere = self.environ.get(CONTEXT_MARK, "") not in ("", os.path.realpath(self.directory))
-        for name, value in [*self.values.items()]:
-            variable = VARIABLES.get(name)
-            is_setting = name.startswith("VM_") and not (variable and variable.context)
-            is_fixed = name == "VM_INCLUDE" or bool(variable and variable.computed)
-            is_export = name in ours and checksum(value) == ours[name]
-            if is_export or (is_setting and (is_elsewhere or is_fixed)):
-                del self.values[name]
-            elif is_setting and is_name(name):
-                self.origins[name] = Origin(ENVIRONMENT)
-                self.inherited[name] = value
+        context = self.environ.get(CONTEXT_MARK, "")
+        is_elsewhere = bool(context) and context != os.path.realpath(self.directory)
+        self.values, self.inherited = _inherited(self.environ, is_elsewhere)
+        for name in self.inherited:
+            self.origins[name] = Origin(ENVIRONMENT)
         self.values["VM_HOME"] = self.values["PWD"] = self.place
         self.values["VM_CONFIG"] = os.path.join(self.place, files.VMRC)
 
@@ -314,7 +332,8 @@ class _Loader:
 
     def check(self) -> None:
         """Check the final values."""
-        for name, variable in VARIABLES.items():
+        for name in sorted(_NEEDED | self.origins.keys() & VARIABLES.keys(), key=_PLACES.__getitem__):
+            variable = VARIABLES[name]
             if variable.needed and not self.values.get(name):
                 self._missing(name)
             elif name in self.origins and not variable.later:
@@ -346,22 +365,20 @@ class _Loader:
     def _remark(self, name: str, origin: Origin) -> None:
         """Warn of unknown names that resemble a known one, and of names that have no effect yet."""
         variable = VARIABLES.get(name)
-        file, line, column = origin.place
         if variable is None:
             known = meant(name)
             hint = f"did you mean {known}?" if known else None
             message = f"{name} is not a variable of qvm; it is kept as your own"
             if known or name.startswith("VM_"):
-                (self.warnings if known else self.notes).append(
-                    Problem(file, line, column, message, hint, name)
-                )
+                found = self.warnings if known else self.notes
+                found.append(Problem(*origin.place, message, hint, name))
         elif name == "VM_NETWORK" and self.values[name]:
             message = "VM_NETWORK needs bridges, which are not supported yet"
             hint = "remove it: the guest then has user mode networking and an ssh port"
-            self.problems.append(Problem(file, line, column, message, hint, name))
+            self.problems.append(Problem(*origin.place, message, hint, name))
         elif variable.later and self.values[name]:
             message = f"{name} has no effect yet: qvm does not support {variable.later} yet"
-            self.warnings.append(Problem(file, line, column, message, None, name))
+            self.warnings.append(Problem(*origin.place, message, None, name))
 
     def _combined(self) -> None:
         """Find conflicts between values that are valid by themselves."""

@@ -309,7 +309,9 @@ class Settings:
         ConfigError: it is invalid; only possible if `check` was not called.
         """
         value = self[name]
-        wrong = VARIABLES[name].check(value) if name in VARIABLES else None
+        variable = VARIABLES.get(name)
+        is_checked = variable is None or not (self.problems or variable.later)  # by `layers.load`
+        wrong = None if is_checked or variable is None else variable.check(value)
         if wrong:
             raise ConfigError(f"{name} {wrong[0]}", hint="`qvm config --check` lists all problems")
         return value

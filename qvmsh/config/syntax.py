@@ -5,6 +5,7 @@ The grammar itself is in `config.grammar`, the messages about everything else in
 
 from __future__ import annotations
 
+from qvmsh.config.words import CONTROLS
 from qvmsh.errors import printable
 
 TYPE_CHECKING = False
@@ -14,6 +15,9 @@ MAX_DEPTH = 40
 NAME_START = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 NAME_CHARS = NAME_START | frozenset("0123456789")
 END = "\0"  # appended to the text, so that no look-ahead needs a test for its end
+IN_VALUE = frozenset(END + " \t\n\r;|&<>()\\'\"$`~:")
+"""What ends the plain characters of a value."""
+_NOT_SIMPLE = (IN_VALUE - {":"}) | CONTROLS
 QUOTING = frozenset("\\'\"$`")
 SHELL_OWN = frozenset(
     (
@@ -140,6 +144,15 @@ class Document:
 def is_name(text: str) -> bool:
     """True if `text` can be the name of a variable."""
     return bool(text) and text[0] in NAME_START and all(c in NAME_CHARS for c in text)
+
+
+def simple_line(line: str) -> tuple[str, str] | None:
+    """Name and value of a line that is one assignment and has nothing to expand, to quote or to refuse."""
+    name, mark, value = line.partition("=")
+    is_name = mark and name.isascii() and name.isidentifier()
+    if not is_name or not _NOT_SIMPLE.isdisjoint(value) or name in SHELL_OWN or name.startswith("BASH_"):
+        return None
+    return name, value
 
 
 class Cursor:

@@ -190,7 +190,9 @@ def _file_name(_variable: Variable, value: str) -> Wrong:
     # a byte that is not UTF-8 (a surrogate here) is allowed, other invisible characters are not
     fine = "".join(c if (c.isprintable() and c != "/") or "\udc80" <= c <= "\udcff" else "-" for c in value)
     better = fine.lstrip("-.")
-    if value[0] in "-." or fine != value or len(value.encode(errors="surrogateescape")) > 200:
+    if len(value.encode(errors="surrogateescape")) > 200:
+        return "at most 200 bytes long", ""
+    if value[0] in "-." or fine != value:
         return "", better if len(better) <= 100 else ""
     return None
 

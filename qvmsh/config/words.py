@@ -106,3 +106,17 @@ def quote(value: str) -> str:
         return pieces
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"' if len(escaped) + 2 <= len(pieces) else pieces
+
+
+def typed(value: str) -> str:
+    """The same for a text on one line of a terminal: what cannot be printed is an escape for bash and zsh."""
+    if value.isprintable():
+        return quote(value)
+    pieces = [f"\\{c}" if c in "\\'" else c if c.isprintable() else _escaped(c) for c in value]
+    return f"$'{''.join(pieces)}'"
+
+
+def _escaped(char: str) -> str:
+    if char == "\n":
+        return "\\n"
+    return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))

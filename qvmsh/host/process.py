@@ -117,11 +117,11 @@ class LockHolders:
     def __init__(self) -> None:
         self._found: list[tuple[int, tuple[int, int], list[str]]] | None = None
 
-    def find(self, directory: str, words: list[str], uids: set[int]) -> int | None:
+    def find(self, directory: str, words: list[str], uids: Callable[[], set[int]]) -> int | None:
         """Pid of a process that works in `directory` and has `words` among its arguments.
 
         Args:
-            uids: the accounts whose process it may be.
+            uids: the accounts whose process it may be; asked only if there is one.
         """
         if self._found is None:
             self._found = _lock_holders()
@@ -132,7 +132,7 @@ class LockHolders:
         for pid, place, argv in self._found:
             if place == (status.st_dev, status.st_ino):
                 at = argv.index(words[0]) if words[0] in argv else 0
-                if at and argv[at : at + len(words)] == words and effective_uid(pid) in uids:
+                if at and argv[at : at + len(words)] == words and effective_uid(pid) in uids():
                     return pid
         return None
 

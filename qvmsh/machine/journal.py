@@ -44,6 +44,8 @@ class Kind(Enum):
     ARCHIVE = ("archive", "archive")
     RESTORE = ("archive", "restore")
     EXPORT = ("archive", "export")
+    CLONED = ("archive", "clone")
+    """Of the machine that is cloned."""
     SNAPSHOT_SAVE = ("snapshot", "save")
     SNAPSHOT_DELETE = ("snapshot", "delete")
     SNAPSHOT_RESTORE = ("snapshot", "restore")
@@ -168,7 +170,12 @@ class Journal:
 
 
 def begin(vm: BaseMachine, record: Record) -> Journal:
-    """Record that this work begins."""
+    """Record that this work begins.
+
+    Raises:
+        StateError: it would overwrite the record of interrupted work.
+    """
+    require_none(vm, record.kind)
     journal = Journal(vm, record)
     vm.state_folder()
     journal.write()
@@ -262,6 +269,7 @@ _TITLES = {
     Kind.RESTORE: "the restore",
     Kind.RENAME: "the renaming to",
     Kind.EXPORT: "the export",
+    Kind.CLONED: "the clone",
     Kind.SNAPSHOT_SAVE: "the save of the snapshot",
     Kind.SNAPSHOT_DELETE: "the deletion of the snapshot",
     Kind.SNAPSHOT_RESTORE: "the restore of the snapshot",
@@ -269,6 +277,10 @@ _TITLES = {
     Kind.DISK_COMMIT: "the commit of",
     Kind.DISK_REBASE: "the rebase of",
 }
+
+
+_COPIES = (Kind.ARCHIVE, Kind.EXPORT, Kind.CLONED)
+"""Work that copies the disks as they are at one moment."""
 
 
 def title(record: Record) -> str:
@@ -337,7 +349,7 @@ def _begun(kind: Kind, value: Values) -> Record:
 def _encoded(vm: BaseMachine, record: Record) -> dict[str, Any]:
     """The record as the file stores it; changing values are numbers, so that the length stays."""
     found: dict[str, Any] = {"what": record.kind.value[1], "since": record.since, "pid": record.pid}
-    if record.kind in (Kind.ARCHIVE, Kind.EXPORT):
+    if record.kind in _COPIES:
         overlays = [
             {"disk": each.disk, "format": each.format, "node": each.node, "cut": each.file,
              "cut_node": each.file_node, "state": "back" if each.is_merged else "open"}
@@ -385,7 +397,7 @@ def _decoded(vm: BaseMachine, file: str, found: dict[str, Any]) -> Record:
     """The record in a file, every value checked: it lies where another account may write."""
     kind, value = Kind((file, found["what"])), Values(found)
     record = _begun(kind, value)
-    if kind in (Kind.ARCHIVE, Kind.EXPORT):
+    if kind in _COPIES:
         overlays = tuple(_overlay(Values(each)) for each in value.rows("cuts"))
         return dataclasses.replace(
             record, overlays=overlays, is_frozen=value.flag("is_frozen"), is_held=value.flag("is_held"),

@@ -50,19 +50,26 @@ def above(path: str, environ: Mapping[str, str]) -> Account | None:
     return _account(uid, path) if uid else None
 
 
-def require_own(directory: str, environ: Mapping[str, str]) -> None:
-    """Make sure that nobody but root decides what `directory` holds, where this is root.
+class Foreign(QvmError):
+    """The directory is another account's: `account`."""
 
-    Raises:
-        QvmError: somebody else does; only a process with that account's rights may open the machine.
-    """
-    account = of(directory, environ)
-    if account:
-        raise QvmError(
+    def __init__(self, directory: str, account: Account) -> None:
+        super().__init__(
             f"{directory} belongs to {account.name}: root does not open it with its own rights",
             machine=os.path.basename(directory),
             hint=f"`qvm -C {directory} ...` works as {account.name}; run other programs as that account",
         )
+        self.account = account
+
+
+def require_own(directory: str, environ: Mapping[str, str]) -> None:
+    """Make sure that nobody but root decides what `directory` holds, where this is root.
+
+    Raises:
+        Foreign: somebody else does; only a process with that account's rights may open the machine.
+    """
+    if account := of(directory, environ):
+        raise Foreign(directory, account)
 
 
 def leave_foreign_home(environ: MutableMapping[str, str]) -> None:

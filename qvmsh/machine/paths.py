@@ -19,13 +19,14 @@ SERIAL_LOG = os.path.join(".qvm", "log", "serial.log")
 class Files:
     """Names below one machine's directory."""
 
-    __slots__ = ("directory",)
+    __slots__ = ("_prefix", "directory")
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self._prefix = directory if directory.endswith("/") else f"{directory}/"
 
     def _at(self, *names: str) -> str:
-        return os.path.join(self.directory, *names)
+        return self._prefix + "/".join(names)
 
     def inside(self, path: str) -> str:
         """`path` from the directory, which may move; as it is where it leads out of it, or through a link."""

@@ -192,12 +192,15 @@ def deleted(environ: Mapping[str, str]) -> dict[str, str]:
 
 def original(vm: BaseMachine) -> str | None:
     """The machine that this directory was copied from by hand, even if that was renamed since; or None."""
-    found = copies.original(vm)
-    place = "" if found else copies.foreign_place(vm)
-    for each in rows(vm.environ) if place else ():
+    place = copies.foreign_place(vm)
+    if not place:
+        return None
+    if found := copies.original(vm):
+        return found
+    for each in rows(vm.environ):
         if each.is_there and each.place == place and _has_uuid_of(each.directory, vm):
             return each.directory
-    return found
+    return None
 
 
 def warn_of_copy(vm: BaseMachine) -> None:

@@ -137,7 +137,7 @@ def observe(vm: BaseMachine, ask: Callable[[LaunchRecord], str] | None = None) -
     if process.is_stopped(pid):
         return _frozen(pid)
     try:
-        status = (ask or _status)(note)
+        status = (ask or asked)(note)
     except PermissionError:
         who = process.user(pid)
         detail = f"it is {who}'s machine: you may not use its monitor"
@@ -147,11 +147,8 @@ def observe(vm: BaseMachine, ask: Callable[[LaunchRecord], str] | None = None) -
     if note.loading and status != "running":
         return _loading(vm, pid, note)
     kind, detail = _KINDS.get(status, (PAUSED, f"QEMU says {status}"))
-    if (
-        kind == PAUSED
-        and os.path.lexists(vm.files.snapshot_journal)
-        and locks.working(vm.files.work_lock) is None
-    ):
+    is_interrupted = kind == PAUSED and os.path.lexists(vm.files.snapshot_journal)
+    if is_interrupted and locks.working(vm.files.work_lock) is None:
         from qvmsh.machine import journal
 
         if journal.must_stand_still(vm):
@@ -160,9 +157,10 @@ def observe(vm: BaseMachine, ask: Callable[[LaunchRecord], str] | None = None) -
     return Observation(kind, detail, pid, note, status=status)
 
 
-def _status(note: LaunchRecord) -> str:
-    status: str = qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"]
-    return status
+def asked(note: LaunchRecord) -> str:
+    """QEMU's own word for its state."""
+    """QEMU's own word for its state."""
+    return str(qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"])
 
 
 def _loading(vm: BaseMachine, pid: int, note: LaunchRecord) -> Observation:
@@ -219,13 +217,13 @@ def _without_pid_file(vm: BaseMachine, note: LaunchRecord | None) -> Observation
     holds its lock on the file that has no name any more.
     """
     holders = vm.lock_holders or process.LockHolders()
-    pid = holders.find(vm.directory, ["-pidfile", PID_FILE], _accounts(vm))
+    pid = holders.find(vm.directory, ["-pidfile", PID_FILE], lambda: _accounts(vm))
     if pid is None:
         return Observation(STOPPED)
     what = "its pid file was" if note else "its folder .qvm was"
     try:
         note = note or _rebuilt(vm, pid)
-        status = _status(note)
+        status = asked(note)
     except (OSError, QmpError, ConfigError):
         return _unknown_process(pid, f"{what} removed, and its monitor does not answer")
     kind = _KINDS.get(status, (PAUSED, ""))[0]

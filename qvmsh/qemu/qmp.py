@@ -17,7 +17,7 @@ from qvmsh.errors import QmpError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, Self
 
 
@@ -29,6 +29,8 @@ WORK = (
     "transaction", "memsave", "pmemsave", "screendump",
 )  # fmt: skip
 """The first words of both monitors' commands that work on memory or disks, for any time."""
+_TOGETHER = 100
+"""So many connections are open at once."""
 TICK_S = 0.1
 """How long a progress display waits for QEMU before polling."""
 
@@ -336,6 +338,14 @@ class Exchange(Line):
             raise
         return self
 
+    def begin(self, *commands: str) -> list[int]:
+        """Send what leaves negotiation mode and then commands without arguments, before any answer."""
+        self._begin(self.timeout_s)
+        marks = [_mark() + at for at in range(len(commands) + 1)]
+        both = zip(("qmp_capabilities", *commands), marks, strict=True)
+        self._send("".join(f'{{"execute": "{command}", "id": {mark}}}\n' for command, mark in both))
+        return marks[1:]
+
     def ask(
         self,
         command: str,
@@ -452,3 +462,27 @@ def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, tim
         return exchange._execute(command, arguments)  # in the time that is left
     finally:
         exchange.close()
+
+
+def ask_all(paths: Sequence[str], command: str, *, timeout_s: float = 1.0) -> dict[str, Any]:
+    """Ask many QEMUs at the same time for what takes none of them long.
+
+    Returns:
+        The answers by path; without those that have not answered in time.
+    """
+    answers, until = {}, monotonic() + timeout_s
+    for first in range(0, len(paths), _TOGETHER):
+        begun = []
+        for path in paths[first : first + _TOGETHER]:
+            try:
+                exchange = Exchange(path, max(until - monotonic(), 0.001))
+                begun.append((path, exchange, exchange.begin(command)[0]))
+            except OSError:
+                continue
+        for path, exchange, mark in begun:
+            with exchange:
+                try:
+                    answers[path] = exchange._reply(command, mark)
+                except (OSError, QmpError):
+                    continue
+    return answers

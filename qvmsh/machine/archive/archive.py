@@ -31,7 +31,7 @@ from qvmsh.machine.reports import plural
 from qvmsh.machine.snapshot import managed_save
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images
-from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
+from qvmsh.machine.storage import bitmaps, chain, dependents, linked, volumes
 from qvmsh.machine.work import guardian
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, qemuimg
@@ -186,6 +186,9 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
         return
     own = os.path.realpath(layers.overlay)
     others = [dependents.shown(vm, each) for each in dependents.overlays_on(layers.base, vm) if each != own]
+    if gap := linked.gap(vm, layers.base):
+        job.said.append(f"{gap.why}, and a commit to {base} might corrupt it: archived as a pair")
+        return
     if others:
         job.said.append(
             f"{', '.join(others)} is also backed by {base} and a commit would corrupt it: archived as a pair"

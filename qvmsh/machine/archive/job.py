@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from qvmsh.errors import QvmError
 from qvmsh.machine import progress
 from qvmsh.machine.archive.index import ArchiveIndex
+from qvmsh.machine.journal import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,14 +55,26 @@ class Job:
     is_linked: bool = False
     """What the disks are backed by is not copied: the other machine's disks are backed by it too."""
 
+    final: str = ""
+    """The directory of that other machine."""
+
     @property
     def store(self) -> Store:
         return self.index.store
+
+    def place_of(self, error: OSError | None = None) -> str:
+        """Where the state goes to, or the file that an error is about: not one that is removed at once."""
+        return self.final or (error and error.filename) or self.store.shown
 
     @property
     def verb(self) -> str:
         """The command, for errors."""
         return "clone" if self.is_passed_on else "archive"
+
+    @property
+    def kind(self) -> Kind:
+        """What the machine's journal calls it."""
+        return Kind.CLONED if self.is_passed_on else Kind.ARCHIVE
 
     @property
     def unchanged(self) -> str:
@@ -89,10 +102,10 @@ class Job:
         free = self.store.free_bytes()
         if free is None or self.wish.compress:
             return
-        need = sum(os.stat(path).st_blocks * 512 for path in paths)
-        if need + ROOM_BYTES > free:
+        need = sum(os.stat(path).st_blocks * 512 for path in paths) + ROOM_BYTES
+        if need > free:
             raise QvmError(
-                f"not enough free space in {self.store.shown}: it takes {progress.size(need)}, "
+                f"not enough free space in {self.place_of()}: it takes {progress.size(need)}, "
                 f"only {progress.size(free)} is free",
                 machine=self.vm.name,
                 hint=self.way_out

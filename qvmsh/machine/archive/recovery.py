@@ -1,4 +1,4 @@
-"""An interrupted archive or export: the guest's disks are made whole again, unfinished files removed."""
+"""An interrupted archive, export or clone: the disks are made whole again, unfinished files removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recover(journal: Journal) -> str:
         changes.clear_running(vm)
     layers.remove_parts(vm)
     changes.clear_staged(vm)
-    if journal.record.kind is Kind.EXPORT:
+    if journal.record.kind is not Kind.ARCHIVE:
         return f"was cleaned up: {joined or 'its disks are as they were'}"
     removed = maintenance.sweep_near(vm, journal.record.state)
     return f"was cleaned up: {', '.join(filter(None, (joined, removed)))}"

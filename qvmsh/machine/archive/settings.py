@@ -50,7 +50,9 @@ FOLDER = "it is a folder"
 STATE = (os.path.join(".qvm", "tpm", ""), os.path.join(".qvm", "snapshots.json"))
 """What belongs to the disks of the same moment: the TPM's keys, the snapshots' metadata."""
 
-_PASSING = ("running", "qemu.pid", "work.lock", "wait.lock", "settled", "log", "place")
+_OF_A_PLACE = ("place", "clones", "original")
+"""What of `.qvm` is about this directory alone; another qvm may have archived it."""
+_PASSING = ("running", "qemu.pid", "work.lock", "wait.lock", "settled", "log", *_OF_A_PLACE)
 _NOT_THE_MACHINE = ("VM_LOG", "VM_ERRLOG", "VM_ARCHIVE", "VM_HOME", "VM_CONFIG", "VM_GLOBAL_CONFIG", "VM_LIB")
 _MEDIA = ("cdrom", "kernel", "initrd", "dtb", "fda", "fdb")
 """QEMU's options whose value is a file that the guest, or QEMU, only reads."""
@@ -106,7 +108,7 @@ def is_known(vm: BaseMachine, name: str) -> bool:
 
 
 def is_lasting(name: str) -> bool:
-    """True for a file that may be in the tar: not for records of a run or of work in progress."""
+    """True for a file that may be in the tar: not for records of a run, a place or work in progress."""
     head, _, rest = os.path.normpath(name).partition(os.sep)
     if head != ".qvm":
         return head != ".." and not os.path.isabs(name) and (head != "." or bool(rest))
@@ -188,7 +190,7 @@ def is_same(vm: BaseMachine, names: Sequence[str], file: IO[bytes]) -> bool:
 
 
 def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
-    """Write the files of a tar.
+    """Write the files of a tar, but for those that are about the directory that they were in.
 
     Args:
         place: where a file of that name goes, None if it is not wanted; the folders must be there.
@@ -205,14 +207,15 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
                 clean = os.path.normpath(member.name)
                 files.add(clean)
                 folders.update(map(str, PurePath(clean).parents))
-                if not member.isfile() or not is_lasting(clean):
+                is_of_a_place = clean in [os.path.join(".qvm", each) for each in _OF_A_PLACE]
+                if not member.isfile() or not (is_of_a_place or is_lasting(clean)):
                     raise ImageError(
                         f"{label} holds {member.name}, which is not a file of a machine",
                         hint="it was modified; restore another state",
                     )
                 if files & folders:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), clean)
-                target = place(clean)
+                target = None if is_of_a_place else place(clean)
                 source = tar.extractfile(member)
                 if target is None or source is None:
                     continue

@@ -30,7 +30,7 @@ from qvmsh.machine.archive.model import PART, Archive, Part, Point
 from qvmsh.machine.archive.names import Names
 from qvmsh.machine.archive.settings import SETTINGS, gather, pack
 from qvmsh.machine.create import layers as create_layers
-from qvmsh.machine.journal import Journal, Kind, Record
+from qvmsh.machine.journal import Journal, Record
 from qvmsh.machine.storage.bitmaps import tags_of
 from qvmsh.qemu import image, qemuimg
 
@@ -94,7 +94,7 @@ class Writer:
         self._renames: list[str] = []
         self.names = Names(self.vm.name, self.archive, "" if self.is_new else stamp)
         self._has_layers = False
-        self.journal = Journal(self.vm, Record(Kind.ARCHIVE))
+        self.journal = Journal(self.vm, Record(job.kind))
         self.is_whole = False
         """True once the state is in the store for good."""
         self.changes_only: set[str] = set()
@@ -161,7 +161,7 @@ class Writer:
     def writing(self) -> Iterator[None]:
         """The work: unfinished until the block ends, and undone if it fails."""
         state = f"{self.archive.folder}/{self.point.stamp}"
-        self.journal = journals.begin(self.vm, Record(Kind.ARCHIVE, state=state))
+        self.journal = journals.begin(self.vm, Record(self.job.kind, state=state))
         try:
             if self.is_new:
                 self.store.remove_folder(self._folder)
@@ -177,7 +177,7 @@ class Writer:
         except OSError as error:
             self._undo()
             raise QvmError(
-                f"cannot {self.job.verb}: {error.filename or self.store.shown}: {error.strerror}",
+                f"cannot {self.job.verb}: {self.job.place_of(error)}: {error.strerror}",
                 machine=self.vm.name,
                 hint=self.job.way_out,
             ) from error

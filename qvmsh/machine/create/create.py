@@ -24,7 +24,7 @@ from qvmsh.machine.create import wish as wishes
 from qvmsh.machine.create.wish import Wish
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.storage import linked, own_disk
+from qvmsh.machine.storage import dependents, linked, own_disk, supplies, volumes
 from qvmsh.machine.work import creation_folder
 
 TYPE_CHECKING = False
@@ -80,6 +80,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
             made = BaseMachine(part, environ=environ)
             if not wish.is_bare:
                 _require_disk(made)
+                _require_own_disks(made)
             with identity.settled(made, is_fixed=wish.machine_id is not None):
                 identity.require_unique(made, "create")
                 folder.put_in_place()
@@ -125,6 +126,36 @@ def _require_disk(made: BaseMachine) -> None:
         )
 
 
+def _require_own_disks(made: BaseMachine) -> None:
+    """Refuse settings that name disks of a known machine, which the guest would write to, or missing ones.
+
+    UsageError: the text names the disk, and that machine.
+    """
+    top = os.path.realpath(made.directory) + os.sep
+    shared = [
+        each.path
+        for each in volumes.written(volumes.configured(made))
+        if not os.path.realpath(each.path).startswith(top) and _is_own_setting(made, each.source)
+    ]
+    for path, other in dependents.users(shared, made).items() if shared else ():
+        raise UsageError(
+            f"create: {path} is a disk of the machine in {other}, and two must not write to it",
+            hint="leave it out (`--set VM_DISKS=`), or let the guest only read it (PATH:ro in VM_DISKS)",
+        )
+    missing = [each.name for each in supplies.additional_disks(made) if not os.path.lexists(each.path)]
+    if missing and _is_own_setting(made, "VM_DISKS"):
+        raise UsageError(
+            f"create: VM_DISKS names {missing[0]}, which is not there",
+            hint="`--disk SIZE` makes an empty disk instead; or `--set VM_DISKS=` leaves it out",
+        )
+
+
+def _is_own_setting(made: BaseMachine, source: str) -> bool:
+    """True if what names a disk (`Volume.source`) is set for this machine, and not for all of the user's."""
+    names = {"VM_DISKS": ("VM_DISKS",), "words": ("VM_QEMU_ARGS", "VM_QEMU_EXTRA")}.get(source)
+    return names is None or any(made.settings.origin(each).layer in ("vmrc", "include") for each in names)
+
+
 def require_place(final: str, name: str, *, verb: str = "create") -> None:
     """Refuse a place where a new machine's directory cannot be created."""
     if os.path.lexists(final) and not os.path.isdir(final):
@@ -144,7 +175,9 @@ def require_place(final: str, name: str, *, verb: str = "create") -> None:
 def require_name(name: str, *, verb: str) -> None:
     """Refuse a name that a machine, and its files, cannot have."""
     if not name or name.startswith((".", "-")) or not name.isprintable():
-        raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="start it with a letter")
+        is_begun = name and name[0] not in ".-"
+        hint = "use characters that can be printed" if is_begun else "start it with a letter"
+        raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint=hint)
     if set(name) & set("*?[:"):
         raise UsageError(
             f"{verb}: {name!r} cannot be the name of a machine: *, ? and [ are patterns of names, and a : "

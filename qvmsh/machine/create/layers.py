@@ -117,7 +117,7 @@ def _plan(vm: BaseMachine, layers: Layers, clobber_base: bool, clobber_overlay: 
         raise ImageError(
             f"{name} is not in format qcow2, as VM_FMT says",
             machine=vm.name,
-            hint=f"`qemu-img convert -O qcow2 {name} NEW` converts it",
+            hint=f"`qemu-img convert -O qcow2 {image.typed(layers.seed)} NEW` converts it",
         )
     return ["base", "overlay"]
 

@@ -12,7 +12,7 @@ from qvmsh.images import builtin
 from qvmsh.machine import registry
 from qvmsh.machine.create import seed
 from qvmsh.machine.create.wish import Wish
-from qvmsh.machine.storage import dependents, disk_size, own_disk
+from qvmsh.machine.storage import dependents, disk_size, linked, own_disk
 from qvmsh.qemu import image, programs, qemuimg
 
 TYPE_CHECKING = False
@@ -38,10 +38,14 @@ def found(wish: Wish, name: str, io: Io, environ: Mapping[str, str]) -> str:
             path = builtin.build(wish.image, io, environ=environ).image
         return str(path)
     if not os.path.exists(wanted):
+        names = ", ".join(sorted(builtin.BUILTIN))
+        way = f"built-in: {names}; or --image FILE"
+        if wish.disk:
+            way = f"--image names a built-in image: {names}"
         raise ImageError(
             f"there is no file {wanted}" + ("" if wish.disk else ", and no built-in image of that name"),
             machine=name,
-            hint=f"built-in: {', '.join(sorted(builtin.BUILTIN))}; or --image FILE",
+            hint=way,
         )
     return os.path.abspath(wanted)
 
@@ -116,7 +120,8 @@ def require_movable(source: str, name: str, vm: BaseMachine) -> None:
     if os.path.islink(source) or not os.path.isfile(source):
         raise UsageError(f"create: --move: {source} is not a plain file", machine=name)
     real = os.path.realpath(source)
-    for directory in registry.directories(vm.environ):
+    around = linked.home(real)  # also of a machine that is not in the list
+    for directory in [*([around] if around else []), *registry.directories(vm.environ)]:
         if real.startswith(os.path.realpath(directory) + os.sep):
             raise UsageError(
                 f"create: --move: {source} belongs to the machine in {directory}", machine=name,

@@ -70,6 +70,18 @@ class Wish:
         }  # fmt: skip
 
 
+def require_name(name: str) -> None:
+    """Refuse a size as the only word: `create 10G`.
+
+    UsageError: the name is missing.
+    """
+    if disk_size.is_of_new(name):
+        raise UsageError(
+            f"create: {name} is a size; the name is missing",
+            hint=f"`qvm create NAME {name}`; or `qvm create ./{name}`, if that is the name",
+        )
+
+
 def require_sound(wish: Wish) -> None:
     """Refuse what contradicts itself, and values that the `.vmrc` cannot hold.
 

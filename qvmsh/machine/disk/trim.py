@@ -13,7 +13,7 @@ from qvmsh.host import ssh_connection
 from qvmsh.machine import log, programs, state
 from qvmsh.machine.disk.reports import Trimmed
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.storage import dependents, selection, volumes
+from qvmsh.machine.storage import dependents, linked, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, qemuimg, qga
@@ -155,7 +155,7 @@ def _why_not(vm: BaseMachine, disk: Volume, found: image.Header, kind: dict[str,
         return f"it is encrypted; {on}"
     if found.snapshots:
         return f"it holds snapshots; {on}"
-    if dependents.overlays_on(disk.path, vm):
+    if dependents.overlays_on(disk.path, vm) or linked.gap(vm, disk.path):
         return "other images are backed by it"
     if os.stat(disk.path).st_nlink > 1:
         return f"its file has a second name (a hard link); {on}"

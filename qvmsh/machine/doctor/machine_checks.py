@@ -22,7 +22,7 @@ from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot import recovery
 from qvmsh.machine.storage import chain, own_disk
 from qvmsh.machine.storage import supplies as disks
-from qvmsh.qemu import qemuimg
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,19 +77,19 @@ def rights(case: Case) -> Iterator[Finding]:
             status = os.lstat(path)
         except FileNotFoundError:  # a machine that runs changes its files
             continue
-        name = os.path.relpath(path, vm.directory)
+        name, typed = os.path.relpath(path, vm.directory), image.typed(path)
         if status.st_uid != owner:
             is_fine = False
             whose, right = process.user_name(status.st_uid), process.user_name(owner)
             what = f"{name} belongs to {whose}, the machine to {right}"
-            yield Finding("rights", WARNING, what, f"`sudo chown {right} {name}`, if {right} is to run it")
+            yield Finding("rights", WARNING, what, f"`sudo chown {right} {typed}`, if {right} is to run it")
         if status.st_mode & 0o002 and not os.path.islink(path):
             is_fine = False
-            yield Finding("rights", WARNING, f"{name} can be changed by everybody", f"`chmod o-w {name}`")
+            yield Finding("rights", WARNING, f"{name} can be changed by everybody", f"`chmod o-w {typed}`")
         elif status.st_mode & 0o004 and path in private and not os.path.islink(path):
             is_fine = False
             what = f"{name} holds the guest's data and can be read by everybody"
-            yield Finding("rights", WARNING, what, f"`chmod o-r {name}`, or `qvm doctor --fix`")
+            yield Finding("rights", WARNING, what, f"`chmod o-r {typed}`, or `qvm doctor --fix`")
     if is_fine:
         yield Finding("rights", OK, f"all files are {process.user_name(owner)}'s, and closed to others")
 
@@ -248,17 +248,17 @@ def _facts(vm: BaseMachine, program: str, layer: Layer, below: str | None) -> Fi
 
 def _soundness(case: Case, program: str, layer: Layer) -> Iterator[Finding]:
     """What qemu-img check says about one image."""
-    name = case.machine.files.inside(layer.path)
+    name, typed = case.machine.files.inside(layer.path), image.typed(layer.path)
     with case.io.stage(f"checking {name}"):
         found = qemuimg.check(program, layer.path, layer.format)
     if found is None:
         return
     if found.corruptions:
         what = f"qemu-img check counts {found.corruptions} corruptions"
-        yield Finding(name, ERROR, what, f"copy the file, then `qemu-img check -r all {name}` may repair it")
+        yield Finding(name, ERROR, what, f"copy the file, then `qemu-img check -r all {typed}` may repair it")
     elif found.leaks:
         what = f"{found.leaks} clusters are unused (harmless, they take space)"
-        yield Finding(name, WARNING, what, f"`qemu-img check -r leaks {name}` frees them")
+        yield Finding(name, WARNING, what, f"`qemu-img check -r leaks {typed}` frees them")
     else:
         yield Finding(name, OK, "qemu-img check finds no errors")
 
@@ -290,7 +290,7 @@ def ssh_key(case: Case) -> Iterator[Finding]:
         status = os.stat(key)
         if status.st_uid == os.geteuid() and status.st_mode & 0o077:
             what = f"{name} is open to others (mode {status.st_mode & 0o777:o}): ssh refuses it"
-            yield Finding("ssh key", ERROR, what, f"`chmod 600 {name}`")
+            yield Finding("ssh key", ERROR, what, f"`chmod 600 {image.typed(key)}`")
         elif not os.access(key, os.R_OK):
             yield Finding("ssh key", ERROR, f"you cannot read {name}", "use a key of your own")
         else:

@@ -108,7 +108,7 @@ def _rights(vm: BaseMachine) -> Iterator[Finding]:
         except PermissionError:
             who = process.user_name(status.st_uid)
             what = f"{name} has mode {mode:o} and belongs to {who}"
-            yield Finding("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {name}`")
+            yield Finding("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {image.typed(path)}`")
         else:
             yield Finding("rights", FIXED, f"{name} has mode {wanted:o} now, it was {mode:o}")
     for name, path in (("known hosts", vm.files.known_hosts), ("uuid", vm.files.uuid)):

@@ -9,11 +9,12 @@ import os
 
 from qvmsh.errors import QvmError, UsageError, printable
 from qvmsh.host import mounts, process
-from qvmsh.machine import registry, state
+from qvmsh.machine import launch_record, owner, registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.overview import facts
 from qvmsh.machine.overview import status as overview_status
 from qvmsh.machine.reports import Report, lasting
+from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,17 +166,10 @@ def known_machines(
         raise UsageError(f"list: --state {unknown[0]}: must be one of {', '.join(STATES)}")
     environ = dict(environ)  # read once for each machine, and `os.environ` is slow
     found, holders = [], process.LockHolders()
-    for row in _wanted(names, tree, environ):
-        if row.silent:
-            each = Listed(
-                row.name, state.BROKEN, row.directory, detail=f"{row.silent} does not answer", hint=SILENT
-            )
-        elif row.is_there:
-            each = look(row.directory, row.name, environ, holders)
-        else:
-            each = Listed(
-                row.name, MISSING, row.directory, detail="its directory is missing", hint=FORGETTING
-            )
+    rows = [(row.name, _of_row(row, environ)) for row in _wanted(names, tree, environ)]
+    ask = _ask_together([vm for _, vm in rows if isinstance(vm, BaseMachine)])
+    for name, vm in rows:
+        each = _see(vm, name, holders, ask) if isinstance(vm, BaseMachine) else vm
         if set(labels) <= set(each.labels) and (not states or each.state in states):
             found.append(each)
     if is_long:
@@ -203,8 +197,37 @@ def _wanted(names: Sequence[str], tree: str | None, environ: Mapping[str, str]) 
     return _looked_at(dict.fromkeys(map(os.path.abspath, places)))
 
 
+def _ask_together(vms: Sequence[BaseMachine]) -> Callable[[LaunchRecord], str]:
+    """Ask the QEMUs of many machines at the same time; `state.observe` gets the answers by this."""
+    sockets = []
+    for vm in vms:
+        try:
+            note = launch_record.read(vm.files)
+        except OSError:
+            continue
+        if note and note.is_of_this_boot:
+            sockets.append(note.socket("qmp"))
+    answers = qmp.ask_all(sockets, "query-status")
+
+    def ask(note: LaunchRecord) -> str:
+        found = answers.get(note.socket("qmp"))
+        return str(found["status"]) if found else state.asked(note)
+
+    return ask
+
+
+def _of_row(row: registry.Known, environ: Mapping[str, str]) -> BaseMachine | Listed:
+    """The machine of a row; or what the list says of one that cannot be opened."""
+    if row.silent:
+        why = f"{row.silent} does not answer"
+        return Listed(row.name, state.BROKEN, row.directory, detail=why, hint=SILENT)
+    if row.is_there:
+        return _opened(row.directory, row.name, environ)
+    return Listed(row.name, MISSING, row.directory, detail="its directory is missing", hint=FORGETTING)
+
+
 def _looked_at(places: Iterable[str]) -> list[registry.Known]:
-    """Directories as rows of the list; one whose file system does not answer says so."""
+    """Directories as rows of the list; with the reason where a file system does not answer."""
     mounted = mounts.Mounts()
     return [
         registry.Known(os.path.basename(each), "", each, mounted.silent_file(each, ".vmrc") or "")
@@ -267,27 +290,55 @@ def look(
         vm: the machine, if its configuration was read before.
         ask: as in `state.observe`.
     """
+    opened = _opened(directory, name, environ, vm)
+    return opened if isinstance(opened, Listed) else _see(opened, name, holders, ask)
+
+
+def _opened(
+    directory: str, name: str, environ: Mapping[str, str], vm: BaseMachine | None = None
+) -> BaseMachine | Listed:
+    """The machine; or its row, where root does not open it with its own rights.
+
+    Args:
+        vm: the machine, if it was opened before.
+    """
     try:
-        if os.geteuid() == 0:
-            from qvmsh.machine import owner
+        try:
+            if vm:
+                owner.require_own(directory, environ)
+            return vm or BaseMachine(directory, environ=environ)
+        except owner.Foreign as foreign:
+            from qvmsh.machine import owner_state
 
-            if account := owner.of(directory, environ):
-                from qvmsh.machine import owner_state
+            return Listed(**owner_state.look(directory, foreign.account, environ))
+    except (QvmError, OSError) as error:
+        return _broken(directory, name, environ, error)
 
-                return Listed(**owner_state.look(directory, account, environ))
-        vm = vm or BaseMachine(directory, environ=environ)
-        vm.lock_holders = holders
+
+def _broken(directory: str, name: str, environ: Mapping[str, str], error: QvmError | OSError) -> Listed:
+    what = error.what if isinstance(error, QvmError) else str(error)
+    hint = error.hint if isinstance(error, QvmError) else None
+    own = registry.labels(directory, environ)
+    return Listed(name, state.BROKEN, directory, detail=what, labels=own, hint=hint)
+
+
+def _see(
+    vm: BaseMachine,
+    name: str,
+    holders: process.LockHolders | None,
+    ask: Callable[[LaunchRecord], str] | None,
+) -> Listed:
+    """The row of an opened machine."""
+    vm.lock_holders = holders
+    try:
         seen = overview_status.look(vm, is_quiet=True, has_ssh_check=False, ask=ask)
     except (QvmError, OSError) as error:
-        what = error.what if isinstance(error, QvmError) else str(error)
-        hint = error.hint if isinstance(error, QvmError) else None
-        own = registry.labels(directory, environ)
-        return Listed(name, state.BROKEN, directory, detail=what, labels=own, hint=hint)
+        return _broken(vm.directory, name, vm.environ, error)
     source = registry.original(vm)
     return Listed(
         vm.name,
         seen.state,
-        directory,
+        vm.directory,
         detail=seen.detail or (f"a copy of {source}" if source else ""),
         hint=seen.hint or ("`qvm renew` gives it an identity of its own" if source else None),
         pid=seen.pid,

@@ -15,7 +15,7 @@ import shutil
 from dataclasses import dataclass, field
 
 from qvmsh.config import devices, edit
-from qvmsh.errors import ConfigError, ImageError, QvmError, UsageError
+from qvmsh.errors import ConfigError, ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import identity, registry
 from qvmsh.machine import programs as tools
@@ -142,7 +142,7 @@ def lay_out(
         shutil.copyfile(vm.files.vmrc, vmrc)
     laid.uid = reader.settings_uid
     if final:
-        _keep_paths(archive.directory, vmrc, environ, final, "clone" if reader.is_taking else "restore")
+        _keep_paths(reader, vmrc, environ, final, laid.notes)
     before = _values(folder, environ)
     _bring_inside(folder, point, environ, laid.notes)
     if name:
@@ -165,20 +165,27 @@ def lay_out(
     return laid
 
 
-def _keep_paths(directory: str, vmrc: str, environ: Mapping[str, str], final: str, verb: str) -> None:
+def _keep_paths(reader: Reader, vmrc: str, environ: Mapping[str, str], final: str, notes: list[str]) -> None:
     """Let the settings name the copy's own files, and the same others as those of the archived machine.
 
+    An archive cannot be edited: what cannot be rewritten there is a note; a disk comes inside all the same.
+
     Args:
-        directory: that of the archived machine.
         vmrc: the copy's, which is still as it was there.
     """
+    directory, verb = reader.archive.directory, "clone" if reader.is_taking else "restore"
     if not os.path.isdir(directory):  # on another host
         return
     source = BaseMachine(directory, environ=environ)
     text = host_files.read(vmrc).text
     try:
         changed = path_settings.for_copy(source, text, os.path.dirname(vmrc), final, verb)
-    except ConfigError:  # the copy's own settings will say so
+    except ConfigError:  # the copy's own settings will have the same problem
+        return
+    except StateError as error:
+        if reader.is_taking:
+            raise
+        notes.append(error.what.removeprefix("cannot restore: "))
         return
     if changed != text:
         host_files.write_atomic(vmrc, changed, os.stat(vmrc).st_mode & 0o777)

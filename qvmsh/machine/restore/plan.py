@@ -23,7 +23,7 @@ from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.archive.unchanged import is_archived, is_unchanged
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore.new_machine import format_of, free_name, layer_names
-from qvmsh.machine.storage import chain, dependents, supplies
+from qvmsh.machine.storage import chain, dependents, linked, supplies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ def require_nobody_above(vm: BaseMachine, plan: Plan) -> None:
 
     Raises:
         ImageError: they would be silently corrupted.
+        StateError: a machine that may be backed by it is not to be found.
     """
     own = {place.name for places in plan.places.values() for place in places}
     for path in plan.made():
@@ -220,6 +221,7 @@ def require_nobody_above(vm: BaseMachine, plan: Plan) -> None:
                 machine=vm.name,
                 hint=f"`qvm restore ARCHIVE DIR` makes a new machine; or {dependents.way_out(vm, other)}",
             )
+        linked.require_found(vm, "restore", path)
 
 
 def require_leave(vm: BaseMachine, index: ArchiveIndex, plan: Plan, *, is_forced: bool) -> None:

@@ -84,7 +84,7 @@ def require(source: str, target: str, job: Job) -> int:
     free = host_files.free_bytes(above)
     if free < needed + SPARE_BYTES:
         raise QvmError(
-            f"cannot {job.verb}: it takes {size(needed)}, but only {size(free)} is free there",
+            f"cannot {job.verb}: it takes {size(needed + SPARE_BYTES)}, but only {size(free)} is free there",
             machine=job.name, hint="free some space, or choose another place",
         )  # fmt: skip
     return needed

@@ -142,6 +142,7 @@ def _made(vm: BaseMachine, part: str, name: str, final: str, wish: Wish) -> tupl
     names = maintenance.layer_names(vm)
     index = ArchiveIndex(store, vm.settings.text("VM_MACHINE_NAME"), *names, identity.uuid_of(vm))
     job = jobs.Job(vm, jobs.Wish(is_full=True), index, is_passed_on=True, is_linked=wish.is_linked)
+    job.final = final
     job.left = ""  # the folder's message says it
     found, point = archive.pass_on(job)
     reader = Reader(vm.io, programs.qemu_img(vm), index, found, point, part, verb="cloning")

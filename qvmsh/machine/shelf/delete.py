@@ -10,8 +10,9 @@ import errno
 import os
 import time
 
-from qvmsh.config.words import quote
-from qvmsh.errors import ConfigError, QvmError, StateError, UsageError, printable
+from qvmsh.config.words import quote, typed
+from qvmsh.errors import ConfigError, QvmError, StateError, Terminated, UsageError, printable
+from qvmsh.host import process
 from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.progress import size
@@ -44,18 +45,24 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
     try:
         content = own_files.of(vm)
     except ConfigError as error:  # what is the machine's own cannot be known
-        error.hint = f"correct it first; or `rm -r {quote(vm.directory)}`, which removes all that is in there"
+        error.hint = f"correct it first; or `rm -r {typed(vm.directory)}`, which removes all that is in there"
         raise
     _require_free(vm, content)
     used = own_files.used_bytes(vm.directory, content.own)
-    vm.io.require_yes(_question(vm, content, used, is_now=is_now), is_given=is_sure, what="delete")
-    with work_lock(vm, "delete", is_looking=True):
-        content = own_files.of(vm)
-        _require_free(vm, content)
-        entry = _put(vm, content, is_now=is_now)
-    if is_now and entry:
-        with vm.io.stage("removing"):
-            trash.remove(entry)
+    question = _question(vm, content, used, is_now=is_now)
+    vm.io.require_yes(question, is_given=is_sure, what="delete", machine=vm.name)
+    try:
+        with work_lock(vm, "delete", is_looking=True):
+            content = own_files.of(vm)
+            _require_free(vm, content)
+            entry = _put(vm, content, is_now=is_now)
+        if is_now and entry:
+            with vm.io.stage("removing"):
+                trash.remove(entry)
+    except (KeyboardInterrupt, Terminated):
+        if not os.path.lexists(vm.files.vmrc):
+            vm.io.warn(_too_late(vm))
+        raise
     return Deleted(
         vm.name,
         vm.directory,
@@ -68,10 +75,19 @@ def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
     )
 
 
+def _too_late(vm: BaseMachine) -> str:
+    """What an interrupted deletion has done nevertheless."""
+    if any(each.directory == vm.directory for each in trash.entries(vm.environ)):
+        back = f"`qvm undelete {quote(vm.name)}` takes it back"
+        return f"{vm.name}: interrupted too late: it is in the trash; {back}"
+    return f"{vm.name}: interrupted too late: it was removed; `qvm prune` removes what is left of it"
+
+
 def _put(vm: BaseMachine, content: Content, *, is_now: bool) -> trash.Entry | None:
     """Move the machine into the trash; on a full disk, which cannot take the note, remove it if allowed."""
     try:
-        return trash.put(vm, content)
+        with process.Shielded():  # a few renames
+            return trash.put(vm, content)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or content.foreign:
             raise
@@ -114,11 +130,14 @@ def require_no_dependents(vm: BaseMachine, content: Content, what: str) -> None:
             f"cannot {what}: {os.path.basename(path)} is a disk of the machine in {directory}",
             machine=vm.name, hint=f"`qvm -C {quote(directory)} config edit` takes it from that machine",
         )  # fmt: skip
+    going = [os.path.realpath(os.path.join(vm.directory, each)) for each in content.own]
+    if what != "delete":  # what else is in there goes along, and still finds its base
+        going = [os.path.realpath(vm.directory)]
     found = [
         (overlay, path)
         for path, above in dependents.overlays_on_each(files, vm).items()
         for overlay in above
-        if not overlay.startswith(here)
+        if not any(overlay == each or overlay.startswith(each + os.sep) for each in going)
     ]
     if found:
         lines = [f"{overlay} is backed by {os.path.basename(path)}" for overlay, path in dict(found).items()]
@@ -134,7 +153,8 @@ def _way_out(vm: BaseMachine, overlay: str) -> str:
     folder = os.path.dirname(overlay)
     for entry in trash.entries(vm.environ):
         if folder.startswith(os.path.realpath(entry.path)):
-            return f"{entry.name} is in the trash: `qvm undelete {quote(entry.name)}`, or `qvm prune`"
+            back = f"`qvm undelete {quote(entry.name)}`"
+            return f"{entry.name} is in the trash: {back}, or `qvm prune --older 0`, which empties it"
     return dependents.way_out(vm, overlay)
 
 
@@ -187,7 +207,7 @@ def in_trash(name: str | None, environ: Mapping[str, str]) -> Trashed:
     rows = [
         {
             "machine": each.name, "deleted": stamp(each.since), "directory": each.directory,
-            "used_bytes": own_files.used_bytes(each.path, os.listdir(each.path)),
+            "used_bytes": own_files.used_bytes(each.path),
         }
         for each in reversed(found)
     ]  # fmt: skip
@@ -203,7 +223,7 @@ def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: I
     found = trash.entries(environ)
     now = time.time()
     going = [each for each in found if now - each.since >= older_days * DAY_S]
-    sizes = {each: own_files.used_bytes(each.path, os.listdir(each.path)) for each in going}
+    sizes = {each: own_files.used_bytes(each.path) for each in going}
     if going:
         lines = [
             f"{each.name} from {each.directory}, deleted {lasting(now - each.since)} ago: {size(sizes[each])}"
@@ -214,7 +234,7 @@ def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: I
     for above in {os.path.dirname(each.path) for each in found} | {trash.folder(environ)}:
         if os.path.isdir(above):
             trash.remove_left(above)
-    for each in going:
-        trash.remove(each)
+    gone = [each for each in going if trash.remove(each)]
     left = len(found) - len(going)
-    return Pruned([each.name for each in going], sum(sizes.values()), left, trash.unseen(environ))
+    freed = sum(sizes[each] for each in gone)
+    return Pruned([each.name for each in gone], freed, left, trash.unseen(environ))

@@ -18,6 +18,7 @@ from qvmsh.machine.archive import drives, maintenance, settings
 from qvmsh.machine.create.layers import Layers
 from qvmsh.machine.snapshot import of_s2e
 from qvmsh.machine.storage import chain, supplies, volumes
+from qvmsh.machine.storage.shift import Shift
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ def of(vm: BaseMachine) -> Content:
     disks += [each.path for each in supplies.additional_disks(vm)]
     states, place, there = _archives(vm)
     paths += [*states, *of_s2e.paths(vm).values()]
-    wanted = {os.path.normpath(os.path.join(directory, path)) for path in (*paths, *disks)}
-    inside = {os.path.relpath(path, directory) for path in wanted}
-    named = {each for each in inside if not each.startswith("..")} | set(ALWAYS)
+    here = Shift(directory, directory)
+    inside = {here.inside(os.path.normpath(os.path.join(directory, path))) for path in (*paths, *disks)}
+    named = set(filter(None, inside)) | set(ALWAYS)
     own, foreign = _sorted_out(directory, "", named, f".{name}.part-")
-    outside = sorted(path for path in disks if os.path.relpath(path, directory).startswith(".."))
+    outside = sorted(path for path in disks if here.inside(path) is None)
     count = sum(states.values())
     return Content(tuple(own), tuple(foreign), count, tuple(dict.fromkeys(outside)), place, there)
 
@@ -133,9 +134,13 @@ def real(vm: BaseMachine) -> BaseMachine:
     return type(vm)(directory, io=vm.io, environ=vm.environ, overrides=vm.overrides)
 
 
-def used_bytes(directory: str, names: Iterable[str]) -> int:
-    """What these files take on the disk; links are not followed."""
+def used_bytes(directory: str, names: Iterable[str] | None = None) -> int:
+    """What these files take on the disk, or all that are in the directory; links are not followed."""
     total = 0
+    if names is None:
+        names = ()
+        with contextlib.suppress(OSError):
+            names = os.listdir(directory)
     for name in names:
         path = os.path.join(directory, name)
         with contextlib.suppress(OSError):

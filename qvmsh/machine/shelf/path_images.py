@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from qvmsh.config import devices
 from qvmsh.config.words import quote
@@ -81,7 +80,6 @@ def relocatable(vm: BaseMachine, shift: Shift, verb: str) -> Changes:
     found = Changes()
     if shift.is_still:
         return found
-    _require_no_overlay_elsewhere(vm, shift, verb)
     raw = _raw(vm)
     for path, is_link in _files(vm.directory):
         if is_link:
@@ -111,21 +109,6 @@ def _raw(vm: BaseMachine) -> set[str]:
             layers = chain.layers(disk.path, disk.format, vm.name, vm.directory)
             found |= {os.path.realpath(each.path) for each in layers if each.format == "raw"}
     return found
-
-
-def _require_no_overlay_elsewhere(vm: BaseMachine, shift: Shift, verb: str) -> None:
-    """Refuse where a disk of the machine is elsewhere, and backed by a file in its directory."""
-    for disk in volumes.configured(vm, is_to_come=True):
-        layers: list[chain.Layer] = []
-        with contextlib.suppress(OSError, QvmError):
-            layers = chain.layers(disk.path, disk.format, vm.name, vm.directory)
-        for above, below in pairwise(layers):
-            if shift.inside(above.path) is None and shift.inside(below.path) is not None:
-                raise StateError(
-                    f"cannot {verb}: {above.path} is backed by {os.path.basename(below.path)}",
-                    machine=vm.name,
-                    hint=f"put {quote(os.path.basename(above.path))} into the machine's directory first",
-                )
 
 
 # Links

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.config import edit
-from qvmsh.config.words import joined
+from qvmsh.config.words import joined, quote
 from qvmsh.errors import QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import journal as journals
@@ -32,6 +32,10 @@ from qvmsh.machine.work import recovery
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 STAGED = os.path.join(".qvm", "vmrc.renamed")
 
 
@@ -41,6 +45,7 @@ def rename(vm: BaseMachine, name: str) -> Moved:
     Raises:
         StateError: it is not off, disks of other machines are backed by its own, or a path in it cannot be
             written so that it leads to the same file afterwards.
+        QvmError: a file cannot be renamed; nothing has been changed.
         UsageError: the name cannot be used, or something of that name is there.
     """
     vm, was = own_files.real(vm), vm.name
@@ -54,6 +59,7 @@ def rename(vm: BaseMachine, name: str) -> Moved:
         shift = Shift(vm.directory, target)
         text = path_settings.relocatable(vm, shift, _renamed_text(vm, name), "rename")
         renames = _renames(vm, vm.with_vmrc(text))
+        _require_writable(vm, target, renames)
         paths = path_images.relocatable(vm, shift, "rename")
         paths.bases += _recorded(path_images.renamed(vm, dict(renames)))
         record = Record(Kind.RENAME, name=name, renames=renames, directory=target, folder=vm.directory)
@@ -97,6 +103,20 @@ def _renamed_text(vm: BaseMachine, name: str) -> str:
     for variable, words in guest_words(vm, name).items():
         text = edit.assign(text, variable, joined(words))
     return text
+
+
+def _require_writable(vm: BaseMachine, target: str, renames: Sequence[tuple[str, str]]) -> None:
+    """Refuse where the directory could not be renamed, or a file once it has its new name.
+
+    QvmError: the text names the folder.
+    """
+    folders = [os.path.dirname(os.path.join(vm.directory, name)) for pair in renames for name in pair]
+    above = [os.path.dirname(target)] if target != vm.directory else []
+    for folder in dict.fromkeys([*above, vm.directory, *folders]):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            is_fixed = host_files.is_read_only(folder)
+            hint = host_files.READ_ONLY_HINT if is_fixed else f"`chmod u+w {quote(folder)}` first"
+            raise QvmError(f"cannot rename: you cannot write to {folder}", machine=vm.name, hint=hint)
 
 
 def _recorded(changes: path_images.Changes) -> list[tuple[str, str, str]]:
@@ -146,10 +166,10 @@ def _computed(vm: BaseMachine) -> list[str]:
 
 def _named(vm: BaseMachine) -> list[str]:
     """The files that the settings name: disks, and what else is in the directory, from there."""
-    found = []
+    found, here = [], Shift(vm.directory, vm.directory)
     for variable, text in path_settings.named(vm):
         path = os.path.normpath(vm.settings.located(text))
-        inside = vm.files.inside(path)
+        inside = here.inside(path) or vm.files.inside(path)
         is_ours = variable in ("VM_DISKS", *WORDS) or not os.path.isabs(inside)
         found.append(inside if is_ours and variable != "VM_ARCHIVE" else "")
     return found
@@ -158,12 +178,19 @@ def _named(vm: BaseMachine) -> list[str]:
 def _archives(vm: BaseMachine, later: BaseMachine) -> list[tuple[str, str]]:
     """The folders of its archives on this host; those on another host keep their names.
 
-    StateError: VM_ARCHIVE is called after the machine.
+    StateError: VM_ARCHIVE is called after the machine, or holds those of the one that this is a copy of.
     """
     if "://" in vm.settings.text("VM_ARCHIVE"):
         vm.io.warn(f"{vm.name}: its archives on another host keep their names")
         return []
     folders = maintenance.own_folders(vm)
+    source = registry.original(vm)
+    if source and any(os.path.isabs(vm.files.inside(path)) for path in folders):
+        raise StateError(
+            f"cannot rename: it is a copy of {source}, and the archives in "
+            f"{host_files.shortest(vm.settings.located(vm.settings.text('VM_ARCHIVE')))} are of both",
+            machine=vm.name, hint="`qvm renew` first: then they stay those of the original",
+        )  # fmt: skip
     if folders and vm.settings.text("VM_ARCHIVE") != later.settings.text("VM_ARCHIVE"):
         raise StateError(
             f"cannot rename: VM_ARCHIVE would be {later.settings.text('VM_ARCHIVE')}, without its archives",

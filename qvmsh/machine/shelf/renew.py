@@ -30,7 +30,7 @@ def renew(vm: BaseMachine, *, is_sure: bool) -> Renewed:
     is_copy = registry.original(vm) is not None
     if not is_copy:
         what = f"{vm.name} is no copy of another machine: its uuid, number and addresses change."
-        vm.io.require_yes(f"{printable(what)}\nRenew it?", is_given=is_sure, what="renew")
+        vm.io.require_yes(f"{printable(what)}\nRenew it?", is_given=is_sure, what="renew", machine=vm.name)
     notes: list[str] = []
     with work_lock(vm, "renew"):
         state.require_off(vm, state.observe(vm), "renew")
@@ -47,4 +47,5 @@ def renew(vm: BaseMachine, *, is_sure: bool) -> Renewed:
         linked.add(vm.directory)
     made = BaseMachine(vm.directory, io=vm.io, environ=vm.environ)
     registry.remember(made)
+    notes = new_identity.on_disks(made, notes)
     return Renewed(made.name, identity.uuid_of(made), made.settings.text("VM_MACHINE_ID"), notes)

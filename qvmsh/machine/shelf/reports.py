@@ -156,7 +156,7 @@ class Pruned(Report):
         if self.machines:
             line = f"removed {', '.join(self.machines)}: {size(self.freed_bytes)} freed; {left}"
         else:
-            line = f"nothing to remove; {left} (`undelete --list`)"
+            line = f"nothing to remove; {left} (`qvm undelete --list`)"
         return [line, *unseen_lines(self.unseen)]
 
 

@@ -4,15 +4,17 @@
     take_back(entry)                        # "/vm/web"
 
 A machine is moved there by renaming its directory, so nothing is copied, and at any moment it is in one
-place or in the other. A rename does not lead to another file system: there the trash is `.trash` beside the
-machine, and a link in the first trash leads to it. Where the directory also holds files that are not the
-machine's, its own are moved one by one, `.vmrc` last; a record says so (`creation_folder`), and `recover`
-moves them back.
+place or in the other. A rename does not lead to another file system: there the trash is beside the machine,
+one for each account (`.trash-1000`), and a link in the first trash leads to it. Where the directory also
+holds files that are not the machine's, its own are moved one by one, `.vmrc` last; a record says so
+(`creation_folder`), and `recover` moves them back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -32,14 +34,15 @@ from qvmsh.machine.work import creation_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from qvmsh.io import Io
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.shelf.own_files import Content
 
 NOTE = os.path.join(".qvm", "deleted")
-BESIDE = ".trash"
+BESIDE = ".trash-"
+"""Prefix of a trash beside machines; the number of the account follows. Without that it is an old one."""
 REMOVING = ".removing-"
 """Prefix of an entry that is being removed."""
 _REMOVED = re.compile(r"\.removing-[0-9a-f]{8}")
@@ -124,7 +127,7 @@ def put(vm: BaseMachine, content: Content) -> Entry:
     stamp = time.strftime("%Y%m%d%H%M%S", time.localtime(since))
     name = f"{stamp}{since % 1 * 1e6:06.0f}-{vm.name}"  # two of one name may be deleted at a time
     first = _free(os.path.join(folder(vm.environ), name))
-    beside = _free(os.path.join(os.path.dirname(vm.directory), BESIDE, name))
+    beside = _free(os.path.join(os.path.dirname(vm.directory), f"{BESIDE}{os.geteuid()}", name))
     note = {"machine": vm.name, "directory": vm.directory, "since": since}
     host_files.write_atomic(os.path.join(vm.directory, NOTE), json.dumps(note) + "\n", 0o600)
     target, link = first, ""
@@ -136,6 +139,7 @@ def put(vm: BaseMachine, content: Content) -> Entry:
                 raise
             os.symlink(beside, first)
             target, link = beside, first
+            _make_beside(os.path.dirname(beside), vm.name)
             _put(vm, content, beside)
     except BaseException:
         host_files.remove(os.path.join(vm.directory, NOTE))
@@ -144,6 +148,19 @@ def put(vm: BaseMachine, content: Content) -> Entry:
         raise
     registry.forget(vm.directory, vm.environ)
     return Entry(target, link, vm.name, vm.directory, since)
+
+
+def _make_beside(above: str, name: str) -> None:
+    """Make the trash beside machines, for this account alone.
+
+    QvmError: there is one that another account has made, and may read.
+    """
+    os.makedirs(above, mode=0o700, exist_ok=True)
+    if (uid := os.lstat(above).st_uid) != os.geteuid():
+        raise QvmError(
+            f"cannot delete: {above} belongs to {process.user_name(uid)}", machine=name,
+            hint="its owner must remove that folder first",
+        )  # fmt: skip
 
 
 def _put(vm: BaseMachine, content: Content, target: str) -> None:
@@ -264,20 +281,48 @@ def _merge(entry: Entry, directory: str, files: Sequence[str], environ: Mapping[
         os.rmdir(part)
 
 
-def remove(entry: Entry) -> None:
+def remove(entry: Entry) -> bool:
     """Remove a deleted machine for good; what an interruption leaves, the next removal removes.
+
+    Returns:
+        False if another command has taken it out of the trash.
 
     Raises:
         QvmError: not all of it can be removed.
     """
     above = os.path.dirname(entry.path)
     going = os.path.join(above, f"{REMOVING}{os.urandom(4).hex()}")
-    linked.forget(entry.path)
-    os.rename(entry.path, going)
-    if entry.link:
-        host_files.remove(entry.link)
-    remove_tree(going, entry.name)
+    with _held(entry.path) as is_mine:
+        if not is_mine:
+            return False
+        linked.forget(entry.path)
+        os.rename(entry.path, going)
+        if entry.link:
+            host_files.remove(entry.link)
+        remove_tree(going, entry.name)
     remove_left(above)
+    return True
+
+
+@contextlib.contextmanager
+def _held(path: str) -> Iterator[bool]:
+    """A folder that no other command removes while the block lasts, under whatever name; False: one does."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        yield error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what else it is, removing says
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_same = os.path.lexists(path)
+    except BlockingIOError:
+        is_same = False
+    except OSError:  # a file system without locks
+        is_same = True
+    try:
+        yield is_same
+    finally:
+        os.close(fd)
 
 
 def remove_tree(path: str, name: str) -> None:
@@ -305,10 +350,12 @@ def remove_beside(vm: BaseMachine) -> None:
 
 
 def remove_left(above: str) -> None:
-    """Remove what interrupted removals left in a trash."""
-    for name in os.listdir(above):
-        if _REMOVED.fullmatch(name):
-            shutil.rmtree(os.path.join(above, name), ignore_errors=True)
+    """Remove what interrupted removals left in a trash, and no command is removing."""
+    for name in filter(_REMOVED.fullmatch, os.listdir(above)):
+        path = os.path.join(above, name)
+        with _held(path) as is_left:
+            if is_left:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def recover(record: Record, environ: Mapping[str, str]) -> str:

@@ -70,9 +70,9 @@ def layers(path: str, kind: str, machine: str, folder: str) -> list[Layer]:
             return [*found, Layer(path, kind, None)]
         header = image.require(path, machine, hint="", kind=kind)
         if found and kind == "qcow2" != header.format:
-            above, name = (os.path.basename(each) for each in (found[-1].path, path))
+            name, above = os.path.basename(path), found[-1].path
             raise ImageError(
-                f"{name} is in format {header.format}, but {above} says qcow2",
+                f"{name} is in format {header.format}, but {os.path.basename(above)} says qcow2",
                 machine=machine,
                 hint=_recording(above, header.format, found[-1].header),
             )
@@ -92,7 +92,8 @@ def _backing(path: str, header: image.Header, machine: str) -> tuple[str, str]:
         raise ImageError(
             f"{name} names {what} as its backing file, but it must be a file of this host",
             machine=machine,
-            hint=f"`qemu-img rebase -u -f {header.format} -F FORMAT -b FILE {quote(name)}` sets another",
+            hint=f"`qemu-img rebase -u -f {header.format} -F FORMAT -b FILE {image.typed(path)}` sets "
+            "another",
         )
     base, kind = meant[0], header.backing_format or meant[1]
     if kind not in devices.FORMATS:
@@ -106,16 +107,16 @@ def _backing(path: str, header: image.Header, machine: str) -> tuple[str, str]:
                 f"{name} does not record the format of its backing file {os.path.basename(base)}, "
                 f"which may look like {looks} only because a guest wrote that",
                 machine=machine,
-                hint=_recording(name, named or "raw", header),
+                hint=_recording(path, named or "raw", header),
             )
     return base, kind
 
 
-def _recording(name: str, kind: str, header: image.Header | None) -> str:
+def _recording(path: str, kind: str, header: image.Header | None) -> str:
     """The command that records the format of a backing file."""
     if header is None or header.format != "qcow2":
-        return f"`qemu-img convert` turns {name} into a qcow2 image without a base"
-    words = f"-F {kind} -b {quote(header.backing)} {quote(image.safe_name(name))}"
+        return f"`qemu-img convert` turns {os.path.basename(path)} into a qcow2 image without a base"
+    words = f"-F {kind} -b {quote(header.backing)} {image.typed(path)}"
     return f"`qemu-img rebase -u -f qcow2 {words}` records it, if it is {kind}"
 
 

@@ -16,8 +16,10 @@ import stat
 
 from qvmsh.config.words import joined, quote
 from qvmsh.errors import ImageError, QvmError, StateError
+from qvmsh.host import mounts
 from qvmsh.machine import registry
-from qvmsh.machine.storage import chain
+from qvmsh.machine.storage import chain, linked, volumes
+from qvmsh.machine.storage.linked import DEPTH
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
 
 MANIFEST = "manifest.json"
-DEPTH = 4
-"""How deep below a machine's directory its disks are looked for."""
 _HEAD_BYTES = 4096
 """Where a manifest says in it that it is qvm's."""
 
@@ -59,6 +59,8 @@ def _backed_by(paths: Sequence[str], vm: BaseMachine | None) -> dict[str, set[st
     for folder, was in (registry.deleted(vm.environ) if vm else {}).items():
         for image_path, below in _backings(folder, was).items():
             found.setdefault(image_path, set()).update(below)
+    for image_path, below in _backings_elsewhere(vm) if vm else ():
+        found.setdefault(image_path, set()).update(below)
     for path in _raw(vm) if vm else ():  # a header in there is the guest's, and names nothing
         found.pop(path, None)
     return found
@@ -66,8 +68,6 @@ def _backed_by(paths: Sequence[str], vm: BaseMachine | None) -> dict[str, set[st
 
 def _raw(vm: BaseMachine) -> list[str]:
     """The raw disks of a machine, as real paths."""
-    from qvmsh.machine.storage import volumes  # it uses this module
-
     try:
         return [os.path.realpath(each.path) for each in volumes.configured(vm) if each.format == "raw"]
     except (OSError, QvmError):
@@ -76,27 +76,48 @@ def _raw(vm: BaseMachine) -> list[str]:
 
 def users(paths: Sequence[str], vm: BaseMachine) -> dict[str, str]:
     """Which of the images another known machine, or one in the trash, has as a disk: path and directory."""
-    from qvmsh.machine.storage import volumes  # it uses this module
-
     wanted = {os.path.realpath(path): path for path in paths}
     found: dict[str, str] = {}
     here = os.path.realpath(vm.directory)
-    places = {each: each for each in registry.directories(vm.environ)} | registry.deleted(vm.environ)
+    for place, was, path, _ in _disks_of_known(vm):
+        if os.path.realpath(place) != here and (real := os.path.realpath(path)) in wanted:
+            found.setdefault(wanted[real], was)
+    return found
+
+
+def _disks_of_known(vm: BaseMachine) -> Iterator[tuple[str, str, str, str]]:
+    """All disks of known machines and of those in the trash: where the machine is, and was; path, format."""
+    known = [vm.directory, *registry.directories(vm.environ)]
+    places = dict(zip(known, known, strict=True)) | registry.deleted(vm.environ)
     for place, was in places.items():
-        if os.path.realpath(place) == here:
-            continue
         try:
             other = type(vm)(place, environ=vm.environ)
-            disks = [each.path for each in volumes.configured(other, is_to_come=True)]
+            disks = volumes.configured(other, is_to_come=True)
         except (OSError, QvmError):  # what a broken one has cannot be known
             continue
         for disk in disks:
-            inside = os.path.relpath(disk, place)  # from the trash it counts from where the machine was
-            meant = os.path.join(was, inside) if inside.startswith(os.pardir + os.sep) else disk
-            for path in {disk, os.path.normpath(meant)}:
-                if (real := os.path.realpath(path)) in wanted:
-                    found.setdefault(wanted[real], was)
-    return found
+            inside = os.path.relpath(disk.path, place)  # from the trash it counts from where the machine was
+            meant = os.path.join(was, inside) if inside.startswith(os.pardir + os.sep) else disk.path
+            for path in {disk.path, os.path.normpath(meant)}:
+                yield place, was, path, disk.format
+
+
+def _backings_elsewhere(vm: BaseMachine) -> Iterator[tuple[str, set[str]]]:
+    """As `_backings`, of the disks that known machines have anywhere, and of what those are backed by."""
+    left = [path for *_, path, kind in _disks_of_known(vm) if kind != "raw"]
+    seen: set[str] = set()
+    mounted = mounts.Mounts()
+    while left:
+        path = left.pop()
+        if path in seen or mounted.silent_file(*os.path.split(path)):
+            continue
+        seen.add(path)
+        with contextlib.suppress(OSError, QvmError):
+            header = image.header(path)
+            names = list(map(os.path.realpath, image.backing_files(path, header.backing)))
+            if header.backing:
+                yield os.path.realpath(path), set(names)
+                left += names if header.backing_format != "raw" else []
 
 
 def _above(backed_by: dict[str, set[str]], path: str) -> list[str]:
@@ -162,7 +183,7 @@ def require_writable(
 
     Raises:
         ImageError: another image is backed by it; nothing has been changed.
-        StateError: it is in an archive; nothing has been changed.
+        StateError: it is in an archive, or a machine that may be backed by it is not to be found.
     """
     name = os.path.basename(path)
     folder = os.path.dirname(os.path.realpath(path))
@@ -191,6 +212,7 @@ def require_writable(
                 machine=vm.name,
                 hint=way_out(vm, overlay),
             )
+    linked.require_found(vm, f"{what} {name}", path)
 
 
 def require_top(vm: BaseMachine, paths: Sequence[str], what: str, *, has_disposable: bool = True) -> None:
@@ -202,6 +224,7 @@ def require_top(vm: BaseMachine, paths: Sequence[str], what: str, *, has_disposa
 
     Raises:
         ImageError: one does; nothing has been changed.
+        StateError: a machine that may be backed by one is not to be found.
     """
     for path, above in overlays_on_each(paths, vm).items():
         for overlay in above:
@@ -212,16 +235,17 @@ def require_top(vm: BaseMachine, paths: Sequence[str], what: str, *, has_disposa
                 hint=("`--disposable` leaves it unchanged; " if has_disposable else "")
                 + f"{way_out(vm, overlay)}; `--force` does it anyway",
             )
+        linked.require_found(vm, what, path)
 
 
 def way_out(vm: BaseMachine, overlay: str) -> str:
     """What frees a base from one of its overlays: lines that work as they are typed."""
-    home = _home(overlay)
+    home = _home(vm, overlay)
     try:
         tags = [each.name for each in chain.snapshots_in(overlay, "qcow2")]
     except QvmError:
         tags = []
-    if home is None or not _is_disk(home, overlay):
+    if home is None:
         rebase = f"`qemu-img rebase -f qcow2 -b '' {image.typed(overlay)}` copies all data into it"
     else:
         rebase = f"`{_at(vm, home)} disk rebase {quote(os.path.basename(overlay))}` copies all data into it"
@@ -236,8 +260,8 @@ MOST_NAMES = 5
 
 def _without_snapshots(vm: BaseMachine, overlay: str, tags: Sequence[str]) -> str:
     """The line that removes the snapshots in an overlay, also in that of another machine."""
-    home = _home(overlay)
-    if home is None or not _is_disk(home, overlay):
+    home = _home(vm, overlay)
+    if home is None:
         return f"`qemu-img snapshot -d NAME {image.typed(overlay)}` removes each of them"
     names = joined(tags) if len(tags) <= MOST_NAMES else "NAME..."
     dashes = "-- " if any(each.startswith("-") for each in tags) else ""
@@ -250,20 +274,17 @@ def _at(vm: BaseMachine, home: str) -> str:
     return "qvm" if is_own else f"qvm -C {quote(home)}"
 
 
-def _home(path: str) -> str | None:
-    """The directory of the machine that an image is in."""
-    folder = os.path.dirname(os.path.abspath(path))
-    for _ in range(DEPTH + 1):
-        if os.path.lexists(os.path.join(folder, ".vmrc")):
-            return folder
-        folder = os.path.dirname(folder)
+def _home(vm: BaseMachine, path: str) -> str | None:
+    """The directory of the machine that has an image as a disk, in there or elsewhere."""
+    for place in (linked.home(path), vm.directory, users([path], vm).get(path)):
+        if place and _is_disk(place, path):
+            return place
     return None
 
 
 def _is_disk(home: str, path: str) -> bool:
     """True for an image that is a disk of the machine in `home`, and no other file there."""
     from qvmsh.machine.machine import BaseMachine
-    from qvmsh.machine.storage import volumes  # it uses this module
 
     try:
         disks = volumes.configured(BaseMachine(home))

@@ -33,6 +33,14 @@ def bytes_of(text: str, now: int = 0) -> int:
     return total
 
 
+def is_of_new(text: str) -> bool:
+    """True for the size of a new disk."""
+    try:
+        return of_new(text) > 0
+    except UsageError:
+        return False
+
+
 def of_new(text: str) -> int:
     """The size of a new disk; a bare number would be bytes to some and MiB to others, and is refused.
 

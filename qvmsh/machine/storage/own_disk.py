@@ -43,7 +43,20 @@ def disk_name(vm: BaseMachine, *, base_only: bool = False) -> str:
 
 def _is_s2e(vm: BaseMachine, name: str) -> bool:
     here, other = (os.path.join(vm.directory, each) for each in (S2E, name))
-    return os.path.lexists(here) and not os.path.lexists(other)
+    if not os.path.lexists(here) or os.path.lexists(other):
+        return False
+    return os.path.realpath(here) not in map(os.path.realpath, _additional(vm))
+
+
+def _additional(vm: BaseMachine) -> list[str]:
+    """The disks that the settings name: VM_DISKS, and the user's own words."""
+    from qvmsh.qemu import drives
+
+    words = vm.settings.words("VM_QEMU_EXTRA")
+    return [
+        *(each.path for each in supplies.additional_disks(vm)),
+        *(os.path.join(vm.directory, each.file) for each in drives.drives(words)),
+    ]
 
 
 def has_disk(vm: BaseMachine) -> bool:
@@ -109,10 +122,11 @@ def require_disk(vm: BaseMachine, *, base_only: bool = False) -> str:
     wanted = image_format(vm, name)
     found = image.require(path, vm.name, hint=_missing_hint(vm), kind=wanted)
     if found.format != wanted and "qcow2" in (found.format, wanted):
+        typed = image.typed(path)
         raise ImageError(
             f"{name} is in format {found.format}, but the configuration says {wanted}",
             machine=vm.name,
-            hint=f"`qemu-img convert -O {wanted} {name} NEW && mv NEW {name}` converts it",
+            hint=f"`qemu-img convert -O {wanted} {typed} NEW && mv NEW {typed}` converts it",
         )
     supplies.require_chain(vm, path, name, wanted)
     return name

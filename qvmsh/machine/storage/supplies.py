@@ -161,14 +161,15 @@ def require_additional(vm: BaseMachine, disk: AdditionalDisk) -> None:
         raise ImageError(
             f"{disk.name} is in format {found.format}, but VM_DISKS says qcow2",
             machine=vm.name,
-            hint=f"`qemu-img convert -O qcow2 {_typed(disk)} NEW` converts it, or write {disk.name}:raw",
+            hint=f"`qemu-img convert -O qcow2 {image.typed(disk.path)} NEW` converts it, or write "
+            f"{disk.name}:raw",
         )
     is_cd = disk.name.lower().endswith(".iso") and not disk.line.format and not disk.line.is_read_only
     if is_cd and image.is_iso(disk.path):
         raise ImageError(
             f"{disk.name} is a CD image (ISO 9660), not a writable disk",
             machine=vm.name,
-            hint=f"`qvm config VM_CDROM={_typed(disk)}` inserts it into the CD drive; in VM_DISKS write "
+            hint=f"`qvm config VM_CDROM={quote(disk.name)}` inserts it into the CD drive; in VM_DISKS write "
             f"{disk.name}:raw:ro",
         )
     if not disk.line.is_read_only and not os.access(disk.path, os.W_OK):
@@ -207,12 +208,8 @@ def _missing_hint(disk: AdditionalDisk) -> str:
     if ":" in disk.name and "/" not in word:
         return f"a line of VM_DISKS is path[:format[:cache]][:ro], and {word!r} is none of these"
     form = disk.line.driver
-    return f"`qemu-img create -f {form} {_typed(disk)} 10G` creates an empty one; or remove it from VM_DISKS"
-
-
-def _typed(disk: AdditionalDisk) -> str:
-    """The disk's path as a person types it for qemu-img, which takes what is before a `:` for a protocol."""
-    return quote(image.safe_name(disk.name) if ":" in disk.name else disk.name)
+    way = f"`qemu-img create -f {form} {image.typed(disk.path)} 10G` creates an empty one"
+    return f"{way}; or remove it from VM_DISKS"
 
 
 def _require_file(vm: BaseMachine, variable: str, path: str) -> None:

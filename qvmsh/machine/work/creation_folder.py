@@ -42,6 +42,15 @@ COPYING = "qvmsh.machine.shelf.across"
 """The same for a folder with the copy of a machine."""
 LEFT = {Kind.MOVE: "it is where it was", Kind.UNDELETE: "it is still in the trash"}
 """What is left of other work than making a new machine, when that is interrupted."""
+_TITLES = {
+    Kind.CREATE: "the creation of",
+    Kind.CLONE: "the clone",
+    Kind.RESTORE_NEW: "the restore to",
+    Kind.MOVE: "the move of",
+    Kind.DELETE: "the deletion of",
+    Kind.UNDELETE: "the undelete of",
+    Kind.IMPORT: "the import of",
+}
 NAME = re.compile(r"\.(?P<of>.+)\.part-[0-9a-f]{8}")
 
 
@@ -278,7 +287,7 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
             if not is_left or journal.read_creation(note) != record:  # another command has just done it
                 continue
             when = time.strftime("%T", time.localtime(record.since))
-            what = f"`qvm {record.kind.value[1]}` of {match['of']}, begun at {when}, was interrupted"
+            what = f"{_TITLES[record.kind]} {match['of']}, begun at {when}, was interrupted"
             over = path if os.path.lexists(path) else record.source
             left = f"{over} is left over" if is_looking else _finish(record, note, environ)
             found.append(f"{what}: {left}")

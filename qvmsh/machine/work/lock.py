@@ -21,7 +21,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
 
-NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore", "export")
+NEEDS_WHOLE = (
+    "start", "run", "init", "snapshot", "disk", "archive", "restore", "export", "clone", "rename", "move",
+    "renew",
+)  # fmt: skip
 """Verbs that fail while interrupted work is not recovered; the others only warn."""
 SPARES_DISKS = (
     "start", "run", "stop", "tidy", "reboot", "pause", "resume", "suspend", "wakeup", "snapshot verify",

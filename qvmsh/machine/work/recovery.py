@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 MODULES = {
     Kind.ARCHIVE: "qvmsh.machine.archive.recovery",
     Kind.EXPORT: "qvmsh.machine.archive.recovery",
+    Kind.CLONED: "qvmsh.machine.archive.recovery",
     Kind.RESTORE: "qvmsh.machine.restore.recovery",
     Kind.RENAME: "qvmsh.machine.shelf.rename",
     Kind.SNAPSHOT_SAVE: "qvmsh.machine.snapshot.recovery",

@@ -89,10 +89,10 @@ def test_killed_restore_is_removed_by_whatever_comes_next(vm: Vm) -> None:
         killed(vm, 1, "restore", "latest", "../fresh")
         assert len(parts(vm.world.home)) == 1
         if following == FOLLOWING[0]:
-            assert "of fresh, begun at" in vm.ok("doctor").out
+            assert "fresh, begun at" in vm.ok("doctor").out
             assert len(parts(vm.world.home)) == 1  # a command that only reads changes nothing
         result = vm.qvm(*following)
-        assert "`qvm restore` of fresh, begun at" in result.err, following
+        assert "the restore to fresh, begun at" in result.err, following
         assert "was interrupted: what it had begun was removed" in result.err
         assert not parts(vm.world.home)
         assert not notes(vm).exists()

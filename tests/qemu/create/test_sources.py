@@ -127,7 +127,11 @@ def test_create_bare_says_what_has_to_be_there(world: World) -> None:
         (["--link", "1G"], "--link needs --image or --from"),
         (["--move", "--image", "tiny"], "--move needs --from"),
         (["--bare", "--disk", "1G"], "--disk needs a machine with disks"),
-        (["--from", "nothing.qcow2"], "there is no file nothing.qcow2"),
+        (["--from", "nothing.qcow2"], "--image names a built-in image: "),
+        (
+            ["1G", "--set", "VM_DISKS=other-disk1.qcow2"],
+            "VM_DISKS names other-disk1.qcow2, which is not there",
+        ),
         (["20"], "a size needs a unit"),
         (["20X"], "is not a size"),
         (["0M"], "more than 0"),
@@ -231,3 +235,35 @@ def test_address_or_port_of_a_known_machine_is_refused(world: World) -> None:
         assert not (world.home / "mail").exists()
     more = ["--set", "VM_NET_MAC=auto", "--set", "VM_SSH_PORT=auto"]
     assert world.run("create", "mail", "64M", "--template", "template", *more).status == 0
+
+
+def test_template_with_disks_of_a_known_machine_is_refused(world: World) -> None:
+    assert world.run("create", "web", "64M").status == 0
+    shared = image(world, "shared.qcow2")
+    overlay = world.home / "web/web-backing.qcow2"
+    for setting in (f"VM_DISKS={shared}", "VM_DISKS=../shared.qcow2", f"VM_QEMU_EXTRA=-hdb {overlay}"):
+        assert world.run("-C", "web", "config", setting).status == 0
+        path = overlay if overlay.name in setting else shared
+        result = world.run("create", "mail", "64M", "--template", "web/.vmrc")
+        why = f"{path} is a disk of the machine in {world.home}/web, and two must not write to it"
+        assert (result.status, why in result.err) == (2, True), result
+        assert not (world.home / "mail").exists()
+        assert world.run("-C", "web", "config", f"{setting.partition('=')[0]}=").status == 0
+    assert world.run("-C", "web", "config", f"VM_DISKS={shared}").status == 0
+    words = ["create", "mail", "64M", "--template", "web/.vmrc", "--set"]
+    assert world.run(*words, f"VM_DISKS={shared}:qcow2:ro").status == 0
+    assert world.run("delete", "--now", "-y", "mail").status == 0
+    assert world.run(*words, "VM_DISKS=").status == 0
+    assert world.run("create", "bare", "--bare", "--set", "VM_DISKS=later.qcow2").status == 0
+
+
+def test_create_with_a_wrong_name_says_why(world: World) -> None:
+    for name, why, hint in (
+        ("10G", "10G is a size; the name is missing", "`qvm create NAME 10G`"),
+        ("n\nl", "'n\\nl' cannot be the name", "use characters that can be printed"),
+        ("x" * 201, "must be at most 200 bytes long", "the machine's files are named after it"),
+    ):
+        words = ["create", name, *([] if name == "10G" else ["1M"])]
+        result = world.run(*words)
+        assert (result.status, why in result.err, hint in result.err) == (2, True, True), result
+    assert world.run("create", "./10G", "10G").status == 0

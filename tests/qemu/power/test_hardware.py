@@ -120,6 +120,8 @@ def test_start_read_only_disk_does_not_prevent_saving(blank: Blank) -> None:
 def test_start_missing_additional_disk_is_named(blank: Blank) -> None:
     vm = blank(VM_DISKS="sub/gone.qcow2\n")
     require_error(vm.qvm("start"), 1, "sub/gone.qcow2 is missing", "qemu-img create -f qcow2 sub/gone.qcow2")
+    elsewhere = vm.world.run("start", "demo")
+    require_error(elsewhere, 1, "sub/gone.qcow2 is missing", "qemu-img create -f qcow2 demo/sub/gone.qcow2")
     require_error(
         vm.qvm("--set", "VM_DISKS=gone.img:qcow3", "start"),
         1,

@@ -252,3 +252,19 @@ def test_copy_by_hand_is_one_after_the_original_was_renamed(blank: Blank, world:
     assert f"a copy of {original}" not in Vm(world, original).qvm("status", "-v").out
     copy.ok("renew")
     assert "copy of" not in copy.qvm("status").err + world.run("list").out
+
+
+def test_copies_of_a_base_and_of_a_clone_have_no_notes_of_theirs(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    vm.ok("clone", "../linked", "--linked")
+    linked = Vm(world, world.home / "linked")
+    for each, name in ((vm, "one"), (linked, "two")):
+        each.ok("clone", f"../{name}")
+        each.ok("archive")
+        each.ok("restore", "latest", f"../{name}-restored")
+    made = [Vm(world, world.home / name) for name in ("one", "one-restored", "two", "two-restored")]
+    for each in made:
+        assert not {"clones", "original"} & {path.name for path in (each.directory / ".qvm").iterdir()}
+    linked.ok("delete", "-y", "--now")
+    for each in made:
+        each.ok("rename", f"{each.directory.name}-new")

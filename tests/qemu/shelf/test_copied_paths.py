@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,24 @@ def test_note_about_the_guest_is_of_disks_that_hold_one(blank: Blank) -> None:
     vm.ok("export", "../web.tar")
     for words in (["import", "../web.tar", "../twin"], ["restore", "latest", "../third"]):
         assert "on its disks the guest" not in vm.ok(*words).out, words
+    shutil.copytree(vm.directory, vm.world.home / "hand", symlinks=True)
+    assert "on its disks the guest" not in vm.ok("-C", "../hand", "renew").out
+
+
+def test_state_whose_paths_cannot_be_rewritten_is_restored(blank: Blank) -> None:
+    vm = blank("web", **NO_WAITING)
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "own.qcow2", "1M")
+    (vm.directory / "common").write_text(f"VM_DISKS={vm.directory}/own.qcow2\nVM_LOG={vm.directory}/log\n")
+    with (vm.directory / ".vmrc").open("a") as file:
+        file.write("VM_INCLUDE=common\n")
+    make_archive(vm)
+    refused = vm.qvm("clone", "web", "../twin")
+    assert (refused.status, "of common names a file in" in refused.err) == (3, True), refused
+    assert not (vm.world.home / "twin").exists()
+    assert "of common names a file in" in vm.ok("restore", "latest", "../twin").out
+    twin = Vm(vm.world, vm.world.home / "twin")
+    assert "/" not in twin.ok("config", "VM_DISKS").out
+    twin.ok("start", "--no-wait")
+    opened = [os.path.realpath(link) for link in Path(f"/proc/{twin.pid}/fd").iterdir()]
+    assert str(vm.directory / "own.qcow2") not in opened
+    twin.ok("kill")

@@ -6,18 +6,21 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.support.errors import require_error
-from tests.support.kill_steps import killed_at
+from tests.support.kill_steps import interrupted_at, killed_at
 from tests.support.programs import write_script
 from tests.support.pty_terminal import PtyTerminal
 from tests.support.small_disk import small_disk
-from tests.support.world import Blank, Vm, World
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm, World
 
+NOBODY = 65534
 STEPS = 200
 """More steps than any of the commands has."""
 
@@ -157,7 +160,9 @@ def test_undelete_takes_the_latest_of_a_name(blank: Blank, world: World) -> None
     assert f"{first.directory} is taken" in result.err
     result = world.run("undelete", "mail")
     assert (result.status, "hint: in the trash: web" in result.err) == (2, True)
-    assert world.run("prune", "-y").out == "nothing to remove; 1 machine in the trash (`undelete --list`)\n"
+    assert (
+        world.run("prune", "-y").out == "nothing to remove; 1 machine in the trash (`qvm undelete --list`)\n"
+    )
     assert world.run("undelete", "--list").out.startswith("web: deleted ")
     assert world.run("prune", "--older", "0").status == 2
     assert world.run("prune", "--older", "0", "-y").out.startswith("removed web: ")
@@ -171,6 +176,70 @@ def test_delete_several_reports_each(blank: Blank, world: World) -> None:
     result = world.run("delete", "-y", "web*")
     assert result.status == 3
     assert [vm.directory.exists() for vm in machines] == [False, True, False]
+
+
+def test_delete_of_all_takes_linked_clones_first(blank: Blank, world: World) -> None:
+    vm, user = blank("web"), blank("user")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", vm.directory / "data.qcow2", "1M"], check=True)
+    user.set(VM_DISKS=f"{vm.directory}/data.qcow2:ro")
+    vm.ok("clone", "../mail", "--linked")
+    mail = Vm(world, world.home / "mail")
+    mail.set(VM_PROTECT="yes")
+    result = world.run("delete", "web", "mail", "user", "--now", "-y")
+    assert result.status == 3, result
+    assert "web: cannot delete: mail, which needs disks of it, was not deleted" in result.err
+    assert (vm.directory.exists(), mail.directory.exists(), user.directory.exists()) == (True, True, False)
+    mail.set(VM_PROTECT="no")
+    result = world.run("delete", "--all", "-y")
+    hint = "mail is in the trash: `qvm undelete mail`, or `qvm prune --older 0`, which empties it"
+    assert (result.status, hint in result.err, trash(world)) == (3, True, ["mail"]), result
+    assert world.run("undelete", "mail").status == 0
+    result = world.run("delete", "--all", "-y", "--now")
+    assert (result.status, result.err) == (0, ""), result
+    assert [path.name for path in vm.directory.iterdir()] == ["data.qcow2"]
+
+
+def test_delete_at_a_terminal_names_what_was_not_deleted(blank: Blank, world: World) -> None:
+    one, two = blank("one"), blank("two")
+    terminal = PtyTerminal(one, "delete", str(one.directory), str(two.directory))
+    for name, answer in (("one", b"y\n"), ("two", b"n\n")):
+        terminal.until(f"(?s){name} in .*Move it into the trash[^\n]*N] ")
+        os.write(terminal.master, answer)
+    terminal.until("two: delete: nothing was changed")
+    assert terminal.end() == 1
+    assert (one.directory.exists(), two.directory.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("is_now", [False, True])
+def test_delete_interrupted_at_each_step_says_what_was_done(
+    blank: Blank, world: World, tmp_path: Path, is_now: bool
+) -> None:
+    vm = blank("web")
+    kept = vm.directory.rename(tmp_path / "kept")
+    for step in range(STEPS):
+        subprocess.run(["cp", "-r", kept, vm.directory], check=True)
+        done = interrupted_at(world, step, "-C", "web", "delete", "-y", *(["--now"] if is_now else []))
+        is_gone = not (vm.directory / ".vmrc").exists()
+        if done.returncode == 0:
+            break
+        assert ("web: interrupted too late: it " in done.stderr) is is_gone, (step, done.stderr)
+        is_in_trash = world.run("undelete", "web").status == 0
+        assert is_in_trash is ("`qvm undelete web` takes it back" in done.stderr), (step, done.stderr)
+        shutil.rmtree(vm.directory, ignore_errors=True)
+    assert 4 < step < STEPS - 1
+
+
+def test_delete_without_the_right_to_write_to_own_trash(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    folder = world.home / ".local/share/qvm"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o500)
+    bare = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else ["env"]
+    words = [*bare, QVM, "delete", "-y"]
+    done = subprocess.run(words, cwd=vm.directory, env=world.environ, capture_output=True, text=True)
+    folder.chmod(0o700)
+    assert (done.returncode, vm.directory.exists()) == (1, True), done
+    assert f"hint: `chmod u+rwx {folder}` lets you, its owner, change it" in done.stderr
 
 
 @pytest.mark.parametrize("has_foreign", [False, True])
@@ -315,3 +384,53 @@ def test_delete_takes_bases_and_what_the_settings_name(blank: Blank, world: Worl
     report = json.loads(world.run("--json", "delete", "-y", "--now", "twin").out)
     assert report["foreign"] == []
     assert not twin.directory.exists()
+
+
+def test_two_prunes_at_a_time_remove_everything(world: World) -> None:
+    names = [f"web{n}" for n in range(6)]
+    for name in names:
+        assert world.run("create", name, "1M").status == 0
+    assert world.run("delete", "-y", *names).status == 0
+    children = [world.popen("--json", "prune", "-y", "--older", "0") for _ in range(2)]
+    outputs = [child.communicate(timeout=DEADLINE_S) for child in children]
+    assert [child.returncode for child in children] == [0, 0], outputs
+    assert sorted(name for out, _ in outputs for name in json.loads(out)["machines"]) == names
+    assert trash(world) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second account")
+def test_accounts_have_a_trash_each_beside_their_machines(world: World) -> None:
+    top = Path(tempfile.mkdtemp(prefix="qvmt-shared-"))
+    far, home = top / "far", top / "home"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    top.chmod(0o755)
+    names = ("HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+    env = dict.fromkeys(names, str(home)) | {"VM_GLOBAL_CONFIG": os.devnull}
+    other = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", QVM]
+    try:
+        with small_disk(far, 64):
+            far.chmod(0o1777)
+            assert world.run("create", far / "web", "1M").status == 0
+            assert world.run("delete", "-y", "web").status == 0
+            for words in (["create", "mail", "1M"], ["delete", "-y", "mail"], ["undelete", "mail"]):
+                result = world.run(*other, *words, cwd=far, env=env, program="setpriv")
+                assert result.status == 0, result
+            (far / f".trash-{NOBODY}").rmdir()
+            (far / f".trash-{NOBODY}").mkdir(0o777)  # made by another account, which could read it
+            result = world.run(*other, "delete", "-y", "mail", cwd=far, env=env, program="setpriv")
+            assert (result.status, "belongs to root" in result.err) == (1, True), result
+            assert (far / "mail/.vmrc").exists()
+            assert world.run("undelete", "web").status == 0
+    finally:
+        shutil.rmtree(top)
+
+
+def test_delete_takes_disks_named_through_a_link(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    (world.home / "la").symlink_to(vm.directory)
+    (vm.directory / "data.raw").write_bytes(bytes(512))
+    vm.set(VM_DISKS=f"{world.home}/la/data.raw:raw")
+    report = json.loads(world.run("--json", "delete", "-y", "web").out)
+    assert (report["foreign"], report["outside"]) == ([], [])
+    assert not vm.directory.exists()

@@ -77,7 +77,7 @@ def test_import_killed_at_a_step_leaves_nothing(vm: Vm, place: str) -> None:
     kill_at(vm, PLACES[place], "import", "demo.tar.gz", "../twin")
     assert parts(vm.world.home)
     result = vm.ok("disk", "check")
-    assert "`qvm import` of twin, begun at" in result.err
+    assert "the import of twin, begun at" in result.err
     assert "what it had begun was removed" in result.err
     require_whole_or_nothing(vm, vm.world.home / "twin")
     assert not (vm.world.home / "twin").exists()
@@ -180,6 +180,26 @@ def test_export_killed_while_it_runs_joins_the_disks(vm: Vm) -> None:
     vm.kill()
     assert holds(vm, "demo-backing.qcow2", 9, "2M")
     qemu_img(vm, "check", "demo-backing.qcow2")
+
+
+def test_clone_that_is_killed_is_called_a_clone(vm: Vm) -> None:
+    kill_at(vm, "qvmsh.machine.archive.writer:Writer._put_settings", "clone", "demo", "../twin")
+    result = vm.world.run("-M", "demo", "disk", "check")
+    assert result.status == 0, result
+    assert "the clone twin, begun at" in result.err
+    assert "the clone, begun" in result.err
+    assert "was cleaned up: its disks are as they were" in result.err
+    require_whole_or_nothing(vm, vm.world.home / "twin")
+    require_nothing_left(vm)
+
+
+def test_clone_without_space_names_its_directory(vm: Vm) -> None:
+    small = vm.world.home / "small"
+    with small_disk(small, 24):
+        result = vm.qvm("clone", "demo", small / "twin")
+        assert result.status == 1, result
+        assert f"not enough free space in {small}/twin: it takes 33." in result.err, result
+        assert os.listdir(small) == []
 
 
 INTERRUPTED = {

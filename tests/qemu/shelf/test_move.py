@@ -34,7 +34,11 @@ def files(folder: Path) -> dict[str, bytes | str]:
 
 def hidden(folder: Path) -> list[str]:
     """What a killed command may have left in a folder."""
-    return [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".trash"]
+    return [
+        path.name
+        for path in folder.iterdir()
+        if path.name.startswith(".") and not path.name.startswith(".trash-")
+    ]
 
 
 def cut(world: World) -> list[Path]:
@@ -95,7 +99,7 @@ def test_move_refuses_each_layer_and_link_that_leads_elsewhere(blank: Blank, wor
     (here / "lost").symlink_to("../nowhere")  # leads nowhere, here as there
     subprocess.run([*MAKE, "-F", "qcow2", "-b", here / "web-seed.qcow2", shared / "over.qcow2"], check=True)
     vm.set(VM_DISKS=str(shared / "over.qcow2"))
-    refused(world, f"{shared}/over.qcow2 is backed by web-seed.qcow2", "into the machine's directory first")
+    refused(world, f"{shared}/over.qcow2 is backed by web-seed.qcow2", "disk rebase over.qcow2` copies")
     vm.set(VM_DISKS="", VM_LOG="../shared/log")
     refused(world, "VM_LOG names ../shared/log", f"{shared}/log")
     vm.set(VM_LOG="")
@@ -264,12 +268,13 @@ def test_trash_that_is_not_mounted_is_named(world: World) -> None:
     with small_disk(far, 64):
         assert world.run("create", far / "web", "1M").status == 0
         assert world.run("delete", "-y", "web").status == 0
-        name = os.listdir(far / ".trash")[0]
+        below = f"{far}/.trash-{os.geteuid()}"
+        name = os.listdir(below)[0]
         assert world.run("undelete", "--list").out.startswith("web: deleted")
     for words in (("prune",), ("undelete", "--list"), ("undelete", "web")):
         result = world.run(*words)
-        assert f"not to be seen in the trash: {far}/.trash/{name}" in result.out + result.err, result
+        assert f"not to be seen in the trash: {below}/{name}" in result.out + result.err, result
     result = world.run("--json", "prune")
     link = world.home / f".local/share/qvm/trash/{name}"
-    assert json.loads(result.out)["unseen"] == {str(link): f"{far}/.trash/{name}"}
+    assert json.loads(result.out)["unseen"] == {str(link): f"{below}/{name}"}
     assert "0 machines in the trash, and 1 that cannot be seen" in world.run("prune").out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tests.support.kill_steps import killed_at
 from tests.support.killer import begin_held
 from tests.support.small_disk import small_disk
-from tests.support.world import DEADLINE_S, Blank, Vm, World
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm, World
 
 STEPS = 200
 
@@ -111,7 +112,7 @@ def test_move_within_and_across_file_systems(blank: Blank, world: World, tmp_pat
             assert (there.directory / "mine").read_text() == "mine"
             require_works(there, "web")
             assert world.run("delete", "-y", "web").status == 0
-            assert (far / ".trash").is_dir()
+            assert (far / f".trash-{os.geteuid()}").is_dir()
             assert world.run("undelete", "web").status == 0
             require_works(there, "web")
             assert world.run("move", "web", near.directory).status == 0
@@ -283,3 +284,62 @@ def test_rename_and_move_through_a_link_act_on_the_directory(blank: Blank, world
     assert not (world.home / "mail").exists()
     assert world.run("undelete", "mail").status == 0
     assert (world.home / "mail/mail-base.qcow2").exists()
+
+
+def test_rename_through_a_link_keeps_the_disks(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    (world.home / "la").symlink_to(vm.directory)
+    for name in ("data.qcow2", "web-more.qcow2"):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", vm.directory / name, "1M"], check=True)
+    disks = f"{world.home}/la/data.qcow2\n{world.home}/la/$VM_MACHINE_NAME-more.qcow2"
+    with (vm.directory / ".vmrc").open("a") as file:
+        file.write(f'VM_DISKS="{disks}"\n')
+    result = world.run("rename", "web", "mail")
+    assert result.status == 0, result
+    new = Vm(world, world.home / "mail")
+    assert (new.directory / "mail-more.qcow2").exists()
+    assert new.ok("disk", "check").out.count(": sound") == 4
+
+
+def test_rename_in_a_folder_that_is_read_only_changes_nothing(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    before = sorted(os.listdir(vm.directory))
+    powerless = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else ["env"]
+    for folder in (vm.directory, world.home):
+        folder.chmod(0o555)
+        result = world.run(*powerless[1:], QVM, "-M", "web", "rename", "mail", program=powerless[0])
+        folder.chmod(0o755)
+        said = f"cannot rename: you cannot write to {folder}\nhint: `chmod u+w {folder}` first"
+        assert (result.status, said in result.err) == (1, True), result
+    assert sorted(os.listdir(vm.directory)) == before
+    assert world.run("rename", "web", "mail").status == 0
+
+
+def test_rename_of_a_copy_leaves_the_archives_alone(blank: Blank, world: World) -> None:
+    vm = blank("web", VM_ARCHIVE="../states")
+    vm.ok("archive")
+    shutil.copytree(vm.directory, world.home / "copy", symlinks=True)
+    copy = Vm(world, world.home / "copy")
+    before = os.listdir(world.home / "states")
+    refused = copy.qvm("rename", "mail")
+    why = f"it is a copy of {vm.directory}, and the archives in {world.home}/states are of both"
+    assert (refused.status, why in refused.err) == (3, True), refused
+    assert copy.ok("renew").status == 0
+    assert copy.ok("rename", "mail").status == 0
+    assert os.listdir(world.home / "states") == before
+    vm.ok("restore", "latest")
+
+
+def test_unrecovered_work_stops_clone_rename_and_move(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    journal = vm.directory / ".qvm/archive.unfinished"
+    record = {"what": "restore", "since": 0, "pid": 1, "is_ready": 1, "uuid": ""}
+    text = json.dumps(record | {"swap": [["../x.qcow2.restore-new", "../x.qcow2"]]})
+    vm.ok("disk", "list")
+    journal.write_text(text)
+    before = sorted(os.listdir(world.home))
+    for words in (["clone", "web", "mail"], ["rename", "web", "mail"], ["move", "web", "mail"]):
+        result = world.run(*words)
+        assert (result.status, "interrupted and cannot be recovered" in result.err) == (1, True), result
+        assert sorted(os.listdir(world.home)) == before
+        assert journal.read_text() == text

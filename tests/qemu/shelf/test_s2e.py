@@ -172,3 +172,14 @@ def test_qemu_snapshot_in_other_unicode_form(world: World) -> None:
     done = world.run("delete", "-y", f"web:{typed}")
     assert done.status == 0, done
     assert json.loads(vm.ok("--json", "snapshot", "list").out)["snapshots"] == []
+
+
+def test_disk_of_s2e_that_the_settings_name_is_no_second_disk(world: World) -> None:
+    for setting in ("VM_DISKS=disk.s2e:raw", "VM_QEMU_EXTRA=-drive file=disk.s2e,format=raw,if=virtio"):
+        vm = box(world, f"Box{len(setting)}")
+        (vm.directory / "a.iso").write_bytes(bytes(32768) + b"\1CD001\1" + bytes(4096))
+        vm.ok("config", "VM_CDROM=a.iso", setting)
+        disks = json.loads(vm.ok("--json", "disk", "list").out)["disks"]
+        assert [each["file"] for each in disks] == [str(vm.directory / "disk.s2e")]
+        vm.ok("start", "--no-wait")
+        vm.ok("kill")

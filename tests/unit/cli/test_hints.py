@@ -165,6 +165,23 @@ def test_machine_as_a_word_where_there_is_none_is_named(
     assert capsys.readouterr().err == f"qvm: no .vmrc in {os.getcwd()}\nhint: {line}\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("disk list web", "`qvm -M web disk list`"),
+        ("snapshot list vms/web", "`qvm -C vms/web snapshot list`"),
+        ("disk resize web disk0 2G", "`qvm -M web disk resize disk0 2G`"),
+        ("disk list mail", "`qvm disk list --help` shows the usage"),
+        ("disk list -C . web", "`qvm disk list --help` shows the usage"),
+    ],
+)
+def test_machine_as_a_word_too_many_is_named(
+    web: Path, typed: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(typed.split()) == 2
+    assert capsys.readouterr().err.endswith(f"\nhint: {line}\n")
+
+
 def test_hint_of_turned_words_is_the_line(web: Path) -> None:
     assert hint("web", "status") == "the verb comes first: `qvm status web`"
     assert hint("web", "stop", "-t", "5") == "the verb comes first: `qvm stop -t 5 web`"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 
 import pytest
 from hypothesis import example, given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from qvmsh.config.evaluation import evaluate
 from qvmsh.config.grammar import parse
-from qvmsh.config.words import CONTROLS, quote, split
+from qvmsh.config.words import CONTROLS, quote, split, typed
 
 some = settings(max_examples=500, deadline=None, derandomize=True, database=None)
 texts = st.text(st.sampled_from("ab \t\n\r'\"\\#$`~,=é\x0b"), max_size=12)
@@ -59,6 +61,13 @@ def test_quote_any_value_reads_back(value: str) -> None:
 )
 def test_quote_takes_the_shortest_readable_form(value: str, quoted: str) -> None:
     assert quote(value) == quoted
+
+
+def test_typed_of_what_cannot_be_printed_is_one_line_for_bash() -> None:
+    for value in ("a\nb", "it's\\\x1b[0m", "\u200bx\udcff9", "plain b"):
+        word = typed(value)
+        assert word.isprintable()
+        assert subprocess.check_output([b"bash", "-c", f"printf %s {word}"]) == os.fsencode(value)
 
 
 def test_quote_nul_is_refused() -> None:

@@ -83,3 +83,21 @@ def test_unpack_of_a_plain_tar_writes_its_files(tmp_path: Path) -> None:
         tar.addfile(member, io.BytesIO(b"abc"))
     archive_settings.unpack(str(tmp_path / "settings.tar"), lambda _: str(tmp_path / "made"), "L")
     assert (tmp_path / "made").read_bytes() == b"abc"
+
+
+def test_unpack_skips_what_is_about_the_old_directory(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "settings.tar", "w") as tar:
+        for name in (".vmrc", ".qvm/place", ".qvm/clones", ".qvm/original", ".qvm/uuid"):
+            tar.addfile(tarfile.TarInfo(name))
+    placed: list[str] = []
+    archive_settings.unpack(str(tmp_path / "settings.tar"), placed.append, "L")
+    assert placed == [".vmrc", ".qvm/uuid"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", ".qvm/../../x", ".qvm", ".qvm/running"])
+def test_unpack_refuses_what_is_not_in_the_machine(name: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "settings.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(ImageError, match="is not a file of a machine"):
+        archive_settings.unpack(str(tmp_path / "settings.tar"), lambda _: str(tmp_path / "made"), "L")
+    assert not (tmp_path / "made").exists()

@@ -16,7 +16,7 @@ from collections import deque
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 from qemu.qmp.events import EventListener
 
-from qvmsh.qemu import qmp
+from qvmsh.qemu import qmp, shapes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Inbox:
 
     def _take(self, message: Any) -> bool:
         event = dict(message)
-        if len(self._waiting) < MOST_EVENTS and qmp.fits_event(event):
+        if len(self._waiting) < MOST_EVENTS and shapes.fits_event(event):
             self._waiting.append(event)
             self._came.set()
         return False

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError
-from qvmsh.qemu import qga, qmp
+from qvmsh.qemu import qga, qmp, shapes
 from qvmsh.qemu.session import Session
 from tests.support.hostile_sockets import (
     PATIENCE_S,
@@ -153,7 +153,7 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-COMMANDS = st.sampled_from([*sorted(qmp.SHAPES), "guest-ping", "stop"])
+COMMANDS = st.sampled_from([*sorted(shapes.SHAPES), "guest-ping", "stop"])
 MESSAGES = st.fixed_dictionaries({}, optional={"return": VALUES, "error": VALUES, "event": VALUES})
 
 
@@ -170,7 +170,7 @@ def test_answer_of_any_shape_is_as_described_or_an_error(command: str, message: 
             except (OSError, QmpError) as error:
                 str(error).encode()  # it can be printed
             else:
-                assert command not in qmp.SHAPES or qmp.fits(found, qmp.SHAPES[command])
+                assert command not in shapes.SHAPES or shapes.fits(found, shapes.SHAPES[command])
                 qmp.dumps(found).encode()
 
 

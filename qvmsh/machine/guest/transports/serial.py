@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
 
-PROMPT_S = 20.0
+PROMPT_S = 30.0
 """How long the console may take to show a prompt, and each step of the login."""
+SILENT_S = 2.0
+"""How long it must show nothing to be taken for a shell that an earlier command has left silent."""
 QUIET_S = 0.3
 """How long it must have been silent for its last line to be a prompt."""
 STEP_S = 30.0
@@ -67,7 +69,7 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
         raise Unusable(f"its input is larger than {MOST_BYTES >> 20} MiB")
     try:
         with console_lock.Hold(vm, note, is_taking=False), _Line(vm, pid, note) as line:
-            shell = _Shell(line, vm, wish, began)
+            shell = _Shell(line, vm, wish, began, note.socket("console.shell"))
             shell.enter()
             try:
                 done = shell.run()
@@ -155,7 +157,7 @@ class _Line:
 class _Shell:
     """A POSIX shell on the console."""
 
-    def __init__(self, line: _Line, vm: BaseMachine, wish: Wish, began: float) -> None:
+    def __init__(self, line: _Line, vm: BaseMachine, wish: Wish, began: float, note: str) -> None:
         self._line = line
         self._vm = vm
         self._wish = wish
@@ -166,6 +168,8 @@ class _Shell:
         self._count = 0
         self._is_ours = False
         """We have logged in."""
+        self._note = note
+        """A file that says whose shell there was made silent, until it was left."""
 
     def enter(self) -> None:
         """Get a shell there, and let it be silent.
@@ -175,7 +179,7 @@ class _Shell:
         """
         deadline = min(self._until, time.monotonic() + PROMPT_S)
         self._line.type("\n")
-        names, passwords = 0, 0
+        names, passwords, is_left = 0, 0, True
         while time.monotonic() < deadline:
             shown = self._line.last_line(deadline)
             if _LOGIN.search(shown):
@@ -191,10 +195,30 @@ class _Shell:
             elif _SHELL.search(shown):
                 self._begin()
                 return
-            else:
-                self._line.read(0.5)
+            elif not self._line.read(SILENT_S) and not shown and is_left:
+                is_left = self._is_left()
+                if is_left:
+                    return
+                deadline = min(self._until, time.monotonic() + PROMPT_S)
+                self._line.type("\n")
         last = self._line.text.strip().rpartition(b"\n")[2].decode(errors="replace").strip()
         raise _Silent(f"the console shows no prompt: {last or 'it is silent'}")
+
+    def _is_left(self) -> bool:
+        """Take the silent shell of a command that was killed, or whose guest was too slow, if it is there."""
+        try:
+            whose = host_files.read(self._note).text
+        except OSError:
+            return False
+        try:
+            self._interrupt()
+            is_there = self._step("", STEP_S) is not None
+        except _Silent:  # it has ended meanwhile
+            is_there = False
+        self._is_ours = is_there and whose == "ours"
+        if not is_there:
+            host_files.remove(self._note)
+        return is_there
 
     def _say(self, text: str) -> None:
         self._line.text = b""
@@ -214,6 +238,7 @@ class _Shell:
 
     def _begin(self) -> None:
         """Switch the echo off; what is typed from now on is not shown."""
+        host_files.write_atomic(self._note, "ours" if self._is_ours else "the user's", mode=0o600)
         self._say("stty -echo; PS1= PS2= HISTFILE=\n")
         if not self._step("", STEP_S):
             raise _Silent("what the console shows as a prompt is not a shell's")
@@ -245,6 +270,11 @@ class _Shell:
             self._write("i", self._wish.data)
         line = f'(exec sh -c "$qvm_q") <{source} >$qvm_d/o 2>$qvm_d/e'
         left = self._until - time.monotonic()
+        if left <= 0:
+            raise DeadlineError(
+                f"`{self._wish.shown}` was not begun in {self._wish.timeout_s:g} s: the guest is slow",
+                machine=self._vm.name, hint="`--timeout` is the limit in seconds, the login included",
+            )  # fmt: skip
         try:
             found = self._step(line, left)
         except _Silent as error:
@@ -331,10 +361,16 @@ class _Shell:
         )  # fmt: skip
 
     def _interrupt(self) -> None:
-        """Ctrl-C, until the shell answers."""
-        for _ in range(TRIES):
-            self._say("\x03\n")
-            if self._step("", 2.0):
+        """Ctrl-C, until the shell answers.
+
+        The guest's driver drops what it has received and not read yet. So nothing more is typed before that
+        has happened: half a line, with an open quote, would swallow the next ones.
+        """
+        for patience_s in (2.0, 4.0, 8.0, 16.0):
+            self._say("\x03")
+            self._line.last_line(time.monotonic() + patience_s)
+            self._say("\n")
+            if self._step("", patience_s):
                 return
 
     def leave(self, *, is_interrupted: bool = False) -> None:
@@ -347,8 +383,10 @@ class _Shell:
             if is_interrupted:
                 self._say("\x03\n")
             limit_s = INTERRUPTED_S if is_interrupted else STEP_S
-            self._step('rm -rf "$qvm_d"; unset qvm_d qvm_q qvm_p', limit_s)
+            found = self._step('rm -rf "$qvm_d"; unset qvm_d qvm_q qvm_p', limit_s)
             self._line.type("exit\n" if self._is_ours else "stty echo; exec $SHELL\n")
+            if found:
+                host_files.remove(self._note)
         except (_Silent, QvmError, OSError):
             pass
 

@@ -109,7 +109,8 @@ def test_environment_folder_and_account(running: Vm, way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_command_that_takes_too_long_is_ended(running: Vm, way: str) -> None:
     limit = "40" if way == "serial" else "4"  # the login counts
-    late = running.qvm("exec", "--via", way, "--timeout", limit, "--shell", "sleep 4321 & while :; do :; done")
+    words = ["--via", way, "--timeout", limit, "--shell", "sleep 4321 & while :; do :; done"]
+    late = running.qvm("exec", *words)
     require_error(late, 124, f"had not ended after {limit} s", "it was ended")
 
     def is_gone() -> bool:

@@ -46,7 +46,7 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
     path, began = note.socket("qga"), time.monotonic()
     if wish.data is not None and len(wish.data) > MOST_BYTES:
         raise Unusable(f"its input is larger than {MOST_BYTES >> 20} MiB")
-    pid = _begun(path, wish)
+    pid = _begun(path, wish, vm.name)
     until = None if wish.timeout_s is None else began + wish.timeout_s
     heard_at, pause_s = time.monotonic(), FIRST_LOOK_S
     while True:
@@ -75,7 +75,7 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
         pause_s = min(pause_s * 1.5, LAST_LOOK_S)
 
 
-def _begun(path: str, wish: Wish) -> int:
+def _begun(path: str, wish: Wish, machine: str) -> int:
     """Begin the command; its number in the guest."""
     words = ["-c", wishes.script(wish, is_ascii=True)]
     program = "/bin/sh"
@@ -85,13 +85,22 @@ def _begun(path: str, wish: Wish) -> int:
     if wish.data is not None:
         given["input-data"] = base64.b64encode(wish.data).decode()
     try:
-        return int(qga.ask(path, "guest-exec", given, timeout_s=ANSWER_S)["pid"])
-    except QmpError as error:
-        raise Unusable(f"it runs no programs: {error.what}") from None
+        talk = qga.Conversation(path, ANSWER_S)
     except qga.NoAgent as error:
         raise Unusable(str(error)) from None
     except OSError as error:
         raise Unusable(error.strerror or str(error)) from None
+    with talk:
+        talk.timeout_s = LOST_S
+        try:
+            return int(talk.ask("guest-exec", given)["pid"])
+        except QmpError as error:
+            raise Unusable(f"it runs no programs: {error.what}") from None
+        except OSError as error:  # another way could run it a second time
+            raise GuestUnreachableError(
+                f"the guest agent was lost when it began the command: it may have run ({error})",
+                machine=machine, hint="`qvm status` shows the machine's state",
+            ) from None  # fmt: skip
 
 
 def _end(path: str, tag: str) -> None:

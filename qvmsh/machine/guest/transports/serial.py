@@ -276,13 +276,16 @@ class _Shell:
                 machine=self._vm.name, hint="`--timeout` is the limit in seconds, the login included",
             )  # fmt: skip
         try:
-            found = self._step(line, left)
-        except _Silent as error:
+            return self._ended(self._step(line, left))
+        except _Silent as error:  # from here on no other way may be tried
             raise GuestUnreachableError(
-                f"{error}: the exit status of the command is unknown",
+                f"{error}: how the command ended is unknown",
                 machine=self._vm.name,
                 hint="`qvm console` is the guest's serial console",
             ) from None
+
+    def _ended(self, found: re.Match[bytes] | None) -> Result:
+        """The result of a command that has ended; one that has not in time is ended."""
         if found is None:
             self._interrupt()
             self._step(wishes.ending(self._wish.tag), STEP_S)

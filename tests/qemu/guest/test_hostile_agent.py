@@ -16,6 +16,7 @@ import pytest
 from qvmsh import Machine
 from qvmsh.errors import DeadlineError, GuestUnreachableError, QmpError, QvmError, printable
 from qvmsh.machine.guest import address, agent, facts, freeze_keeper, frozen, set_time
+from qvmsh.machine.guest.transports import agent as agent_way
 from qvmsh.machine.guest.transports import serial
 from tests.support.hostile_sockets import (
     PATIENCE_S,
@@ -77,6 +78,7 @@ def vm(machine: Vm, monkeypatch: pytest.MonkeyPatch) -> Machine:
     for module, name, seconds in (
         (agent, "PRESENT_S", 1.0), (address, "ASK_S", 1.0), (facts, "ASK_S", 1.0), (set_time, "ASK_S", 1.0),
         (freeze_keeper, "FREEZE_S", 1.0), (serial, "PROMPT_S", 0.5), (frozen, "THAW_S", 2.0),
+        (agent_way, "ANSWER_S", 1.0), (agent_way, "LOST_S", 1.0),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, seconds)
     monkeypatch.setenv("QVM_TEST_MARK", machine.world.mark)
@@ -128,6 +130,23 @@ def test_verbs_whose_agent_goes_silent_say_so_in_time(machine: Vm, vm: Machine, 
         for verb in ("agent", "info", "ip", "set-time", "thaw"):
             error = failure(verbs(vm)[verb])
             assert isinstance(error, GuestUnreachableError | DeadlineError), (verb, error)
+
+
+@pytest.mark.parametrize("name", NO_AGENT)
+def test_command_without_an_agent_is_not_run(machine: Vm, vm: Machine, name: str) -> None:
+    with speaking(machine, NO_AGENT[name]):
+        error = failure(lambda: vm.execute("true", via="agent,serial"))
+        assert isinstance(error, GuestUnreachableError)
+        assert "nothing was run" in error.what
+        assert [line.partition(":")[0] for line in error.details] == ["agent", "serial"]
+
+
+@pytest.mark.parametrize("name", NO_AGENT)
+def test_command_that_may_have_begun_is_not_run_again(machine: Vm, vm: Machine, name: str) -> None:
+    with speaking(machine, of_agent(NO_AGENT[name])):
+        error = failure(lambda: vm.execute("true", via="agent,serial"))
+        assert isinstance(error, GuestUnreachableError)
+        assert "it may have run" in error.what
 
 
 def test_freeze_that_is_not_answered_is_thawed_when_it_can_be(machine: Vm, vm: Machine) -> None:

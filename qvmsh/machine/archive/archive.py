@@ -59,6 +59,7 @@ def archive(vm: BaseMachine, wish: Wish) -> Archived:
         stores.require_mounted(vm)
         identity.uuid_of(vm)  # archives are matched by it
         job = Job(vm, wish, maintenance.index_of(vm))
+        maintenance.require_alone(vm, job.index, "archive")
         place = job.store.path()
         if place is not None and not os.path.isdir(place):  # perhaps a disk that is not mounted
             job.said.append(f"created {place}, which did not exist")

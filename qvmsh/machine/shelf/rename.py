@@ -184,13 +184,8 @@ def _archives(vm: BaseMachine, later: BaseMachine) -> list[tuple[str, str]]:
         vm.io.warn(f"{vm.name}: its archives on another host keep their names")
         return []
     folders = maintenance.own_folders(vm)
-    source = registry.original(vm)
-    if source and any(os.path.isabs(vm.files.inside(path)) for path in folders):
-        raise StateError(
-            f"cannot rename: it is a copy of {source}, and the archives in "
-            f"{host_files.shortest(vm.settings.located(vm.settings.text('VM_ARCHIVE')))} are of both",
-            machine=vm.name, hint="`qvm renew` first: then they stay those of the original",
-        )  # fmt: skip
+    if folders:
+        maintenance.require_alone(vm, maintenance.index_of(vm), "rename")
     if folders and vm.settings.text("VM_ARCHIVE") != later.settings.text("VM_ARCHIVE"):
         raise StateError(
             f"cannot rename: VM_ARCHIVE would be {later.settings.text('VM_ARCHIVE')}, without its archives",

@@ -112,11 +112,7 @@ def _require_writable(vm: BaseMachine, target: str, renames: Sequence[tuple[str,
     """
     folders = [os.path.dirname(os.path.join(vm.directory, name)) for pair in renames for name in pair]
     above = [os.path.dirname(target)] if target != vm.directory else []
-    for folder in dict.fromkeys([*above, vm.directory, *folders]):
-        if not os.access(folder, os.W_OK | os.X_OK):
-            is_fixed = host_files.is_read_only(folder)
-            hint = host_files.READ_ONLY_HINT if is_fixed else f"`chmod u+w {quote(folder)}` first"
-            raise QvmError(f"cannot rename: you cannot write to {folder}", machine=vm.name, hint=hint)
+    own_files.require_writable(vm, [*above, vm.directory, *folders], "rename")
 
 
 def _recorded(changes: path_images.Changes) -> list[tuple[str, str, str]]:

@@ -184,8 +184,9 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             "pair, the machine did not change (--drop-snapshots commits)"
         )
         return
-    own = os.path.realpath(layers.overlay)
-    others = [dependents.shown(vm, each) for each in dependents.overlays_on(layers.base, vm) if each != own]
+    own = dependents.content(layers.overlay)
+    above = dependents.overlays_on(layers.base, vm, is_written=True)
+    others = [dependents.shown(vm, each) for each in above if dependents.content(each) != own]
     if gap := linked.gap(vm, layers.base):
         job.said.append(f"{gap.why}, and a commit to {base} might corrupt it: archived as a pair")
         return

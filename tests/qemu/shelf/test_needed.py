@@ -267,3 +267,31 @@ def test_machine_that_was_moved_by_hand_is_kept_for_its_clone(blank: Blank, worl
     assert world.run(*hinted(result)).status == 0
     mail.ok("disk", "check")
     require_kept(new, "mail-backing.qcow2 is backed by web-base.qcow2")
+
+
+def test_base_is_not_written_under_another_of_its_names(blank: Blank, world: World) -> None:
+    vm, user = blank("web"), blank("user")
+    (user.directory / "hard.qcow2").hardlink_to(vm.directory / "web-base.qcow2")
+    qemu_img(user, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "hard.qcow2", "data.qcow2")
+    user.set(VM_DISKS="data.qcow2")
+    user.ok("disk", "list")
+    qemu_io(vm, "-c", "write -P 1 0 64k", "web-backing.qcow2")
+    refused = vm.qvm("disk", "commit")
+    assert (refused.status, "data.qcow2 is backed by" in refused.err) == (1, True), refused
+    made = vm.ok("archive", "--create")
+    assert "data.qcow2 is also backed by web-base.qcow2" in made.out + made.err, made
+    user.ok("disk", "check")
+    assert "pattern verification failed" not in qemu_io(user, "-r", "-c", "read -P 0 0 64k", "data.qcow2")
+    vm.ok("delete", "-y", "--now")  # the data stays under the other name
+    user.ok("disk", "check")
+
+
+def test_copy_with_hard_links_commits_and_is_removed(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    subprocess.run(["cp", "-al", "web", "twin"], cwd=world.home, check=True)
+    twin = Vm(world, world.home / "twin")
+    twin.ok("renew")
+    qemu_io(vm, "-c", "write -P 1 0 64k", "web-backing.qcow2")
+    vm.ok("disk", "commit")
+    vm.ok("delete", "-y", "--now")
+    twin.ok("disk", "check")

@@ -48,7 +48,7 @@ def overlays_on_each(
     paths: Sequence[str], vm: BaseMachine | None = None, *, is_written: bool = False
 ) -> dict[str, list[str]]:
     """`overlays_on` of many images, in one look at the folders."""
-    key = content if is_written else os.path.realpath
+    key: Callable[[str], str] = content if is_written else os.path.realpath
     standing = {each: set(map(key, on)) for each, on in _backed_by(paths, vm).items()}
     return {path: _above(standing, path, key) for path in paths}
 

@@ -295,3 +295,21 @@ def test_copy_with_hard_links_commits_and_is_removed(blank: Blank, world: World)
     vm.ok("disk", "commit")
     vm.ok("delete", "-y", "--now")
     twin.ok("disk", "check")
+
+
+@pytest.mark.parametrize("is_added", [False, True])
+def test_overlay_made_by_hand_is_known_to_the_base(blank: Blank, world: World, is_added: bool) -> None:
+    base, user = blank("base"), blank("user")
+    below = base.directory / "base-base.qcow2"
+    qemu_img(user, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, "data.qcow2")
+    if is_added:
+        user.ok("disk", "add", "data.qcow2")
+    else:
+        user.set(VM_DISKS="data.qcow2")
+        user.ok("start", "--no-wait")
+        user.kill()
+    (world.home / "base").rename(world.home / "elsewhere")
+    require_kept(Vm(world, world.home / "elsewhere"), "the linked clone in")
+    (world.home / "elsewhere").rename(world.home / "base")
+    unknown(world, "user")
+    require_kept(base, "a linked clone of it is not in")

@@ -246,9 +246,7 @@ def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: I
     trash.sweep(environ)
     gone: list[trash.Entry] = []
     try:
-        for each in going:
-            if trash.remove(each):
-                gone.append(each)
+        gone.extend(each for each in going if trash.remove(each))  # as far as it comes
     except (KeyboardInterrupt, Terminated):
         io.warn(f"interrupted; {_went(going, gone)}")
         raise

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.config import edit
-from qvmsh.config.words import joined, quote
+from qvmsh.config.words import joined
 from qvmsh.errors import QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import journal as journals

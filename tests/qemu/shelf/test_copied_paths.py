@@ -141,7 +141,7 @@ def test_base_of_a_disk_in_a_folder_is_found_in_each_copy(blank: Blank, world: W
         made = Vm(world, world.home / name)
         made.ok("disk", "check")
         read = qemu_io(made, "-r", "-c", "read -P 1 0 64k", "disks/deep/data.qcow2")
-        assert "read 65536/65536" in read and "verification failed" not in read, (name, read)
+        assert ("read 65536/65536" in read, "verification failed" in read) == (True, False), (name, read)
         if name != "linked":
             made.ok("move", "../moved")
             Vm(world, world.home / "moved").ok("disk", "check")

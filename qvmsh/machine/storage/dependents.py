@@ -57,7 +57,7 @@ def _backed_by(paths: Sequence[str], vm: BaseMachine | None) -> dict[str, set[st
     """Which image is backed by which, in all folders that are searched."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
-        folders += [vm.directory, *registry.directories(vm.environ)]
+        folders += _known(vm, paths)
     found: dict[str, set[str]] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
         for image_path, below in _backings(folder, folder).items():
@@ -65,7 +65,7 @@ def _backed_by(paths: Sequence[str], vm: BaseMachine | None) -> dict[str, set[st
     for folder, was in (registry.deleted(vm.environ) if vm else {}).items():
         for image_path, below in _backings(folder, was).items():
             found.setdefault(image_path, set()).update(below)
-    for image_path, below in _backings_elsewhere(vm) if vm else ():
+    for image_path, below in _backings_elsewhere(vm, paths) if vm else ():
         found.setdefault(image_path, set()).update(below)
     for path in _raw(vm) if vm else ():  # a header in there is the guest's, and names nothing
         found.pop(path, None)
@@ -85,15 +85,22 @@ def users(paths: Sequence[str], vm: BaseMachine) -> dict[str, str]:
     wanted = {os.path.realpath(path): path for path in paths}
     found: dict[str, str] = {}
     here = os.path.realpath(vm.directory)
-    for place, was, path, _ in _disks_of_known(vm):
+    for place, was, path, _ in _disks_of_known(vm, paths):
         if os.path.realpath(place) != here and (real := os.path.realpath(path)) in wanted:
             found.setdefault(wanted[real], was)
     return found
 
 
-def _disks_of_known(vm: BaseMachine) -> Iterator[tuple[str, str, str, str]]:
+def _known(vm: BaseMachine, paths: Sequence[str]) -> list[str]:
+    """The directories of the known machines, and of those that are noted beside the images at `paths`."""
+    homes = dict.fromkeys(filter(None, (linked.home(os.path.realpath(path)) for path in paths)))
+    noted = [place for home in dict.fromkeys((vm.directory, *homes)) for place in linked.clones(home)]
+    return list(dict.fromkeys((vm.directory, *registry.directories(vm.environ), *noted)))
+
+
+def _disks_of_known(vm: BaseMachine, paths: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
     """All disks of known machines and of those in the trash: where the machine is, and was; path, format."""
-    known = [vm.directory, *registry.directories(vm.environ)]
+    known = _known(vm, paths)
     places = dict(zip(known, known, strict=True)) | registry.deleted(vm.environ)
     for place, was in places.items():
         try:
@@ -108,9 +115,9 @@ def _disks_of_known(vm: BaseMachine) -> Iterator[tuple[str, str, str, str]]:
                 yield place, was, path, disk.format
 
 
-def _backings_elsewhere(vm: BaseMachine) -> Iterator[tuple[str, set[str]]]:
+def _backings_elsewhere(vm: BaseMachine, paths: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
     """As `_backings`, of the disks that known machines have anywhere, and of what those are backed by."""
-    left = [path for *_, path, kind in _disks_of_known(vm) if kind != "raw"]
+    left = [path for *_, path, kind in _disks_of_known(vm, paths) if kind != "raw"]
     seen: set[str] = set()
     mounted = mounts.Mounts()
     while left:

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, StateError
 from qvmsh.host import files as host_files
+from qvmsh.host import mounts
 from qvmsh.machine import identity, registry
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.qemu.qmp import dumps, loads
@@ -164,6 +165,13 @@ def home(path: str) -> str | None:
             return folder
         folder = os.path.dirname(folder)
     return None
+
+
+def clones(directory: str) -> list[str]:
+    """Where the machines are that were noted as needing this one, as far as they are still there."""
+    mounted = mounts.Mounts()
+    found = [each.directory for each in _rows(directory) if not mounted.silent_file(each.directory, ".vmrc")]
+    return [each for each in found if os.path.lexists(os.path.join(each, ".vmrc"))]
 
 
 def require_found(vm: BaseMachine, what: str, path: str = "") -> None:

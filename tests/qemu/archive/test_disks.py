@@ -170,7 +170,7 @@ def test_modes_of_the_images_stay(vm: Vm) -> None:
         assert (vm.directory / name).stat().st_mode & 0o777 == 0o660
 
 
-def test_machine_without_a_disk_of_its_own_is_archived_and_cloned(blank: Blank, world: World) -> None:
+def test_machine_without_own_disk_is_archived_and_cloned(blank: Blank, world: World) -> None:
     vm = blank("live", VM_CDROM="cd.iso", VM_DISKS="data.qcow2")
     for each in vm.directory.glob("live-*.qcow2"):
         each.unlink()

@@ -313,3 +313,19 @@ def test_overlay_made_by_hand_is_known_to_the_base(blank: Blank, world: World, i
     (world.home / "elsewhere").rename(world.home / "base")
     unknown(world, "user")
     require_kept(base, "a linked clone of it is not in")
+
+
+@pytest.mark.parametrize("name", ["mail", "a\nline/mail"])
+def test_clone_that_is_in_no_list_keeps_its_base(blank: Blank, world: World, name: str) -> None:
+    vm = blank("web")
+    (world.home / name).parent.mkdir(exist_ok=True)
+    vm.ok("clone", f"../{name}", "--linked")
+    mail = Vm(world, world.home / name)
+    (world.home / ".local/share/qvm/machines").unlink()
+    require_kept(vm, "mail-backing.qcow2 is backed by web-base.qcow2")
+    refused = vm.qvm("disk", "commit")
+    assert (refused.status, "mail-backing.qcow2 is backed by it" in refused.err) == (1, True), refused
+    mail.ok("disk", "check")
+    mail.ok("disk", "rebase", "disk0")
+    vm.ok("delete", "-y", "--now")
+    mail.ok("disk", "check")

@@ -65,8 +65,9 @@ def _require_base_alone(vm: BaseMachine, base: str) -> None:
 
     StateError: the text names the machine.
     """
-    own = [each.id for each in volumes.configured(vm) if os.path.realpath(each.path) == base]
-    other = dependents.users([base], vm).get(base)
+    same = dependents.content(base)
+    own = [each.id for each in volumes.configured(vm) if dependents.content(each.path) == same]
+    other = dependents.users([base], vm, is_written=True).get(base)
     if own or other:
         whose = f"{own[0]} of this machine" if own else f"a disk of the machine in {other}"
         raise StateError(

@@ -80,14 +80,19 @@ def _raw(vm: BaseMachine) -> list[str]:
         return []
 
 
-def users(paths: Sequence[str], vm: BaseMachine) -> dict[str, str]:
-    """Which of the images another known machine, or one in the trash, has as a disk: path and directory."""
-    wanted = {os.path.realpath(path): path for path in paths}
+def users(paths: Sequence[str], vm: BaseMachine, *, is_written: bool = False) -> dict[str, str]:
+    """Which of the images another known machine, or one in the trash, has as a disk: path and directory.
+
+    Args:
+        is_written: see `overlays_on`.
+    """
+    key: Callable[[str], str] = content if is_written else os.path.realpath
+    wanted = {key(path): path for path in paths}
     found: dict[str, str] = {}
     here = os.path.realpath(vm.directory)
     for place, was, path, _ in _disks_of_known(vm, paths):
-        if os.path.realpath(place) != here and (real := os.path.realpath(path)) in wanted:
-            found.setdefault(wanted[real], was)
+        if os.path.realpath(place) != here and (same := key(path)) in wanted:
+            found.setdefault(wanted[same], was)
     return found
 
 

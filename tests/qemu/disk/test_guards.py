@@ -349,6 +349,11 @@ def test_disk_of_another_machine_is_no_base_to_commit_to(blank: Blank) -> None:
     refused = vm.qvm("disk", "commit")
     said = f"cannot commit to other-backing.qcow2: it is a disk of the machine in {other.directory}"
     assert (refused.status, said in refused.err) == (3, True), refused
+    (vm.directory / "hard.qcow2").hardlink_to(other.directory / "other-backing.qcow2")
+    vm.ok("disk", "rebase", "disk0", "hard.qcow2")
+    refused = vm.qvm("disk", "commit")
+    said = f"cannot commit to hard.qcow2: it is a disk of the machine in {other.directory}"
+    assert (refused.status, said in refused.err) == (3, True), refused
     assert read_byte(other, "0", "other-backing.qcow2") == 1
     vm.ok("disk", "rebase", "disk0")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "web-backing.qcow2", "more.qcow2")

@@ -1,6 +1,7 @@
 """Many machines: what `list` and `top` cost, and how fast a machine is cloned and packed.
 
     .venv/bin/python benchmarks/many.py [MIB]         # 1024 MiB of data in the machine that is copied
+    TMPDIR=/dev/shm .venv/bin/python benchmarks/many.py     # steadier: without the host's disk
 
 `list` knows 500 machines, of which 20 run; its rival is one `status` of a guest that answers ssh. `clone` is
 compared with `cp --sparse=always`, `export` with `tar -S` through the same compressor; half of the data is

@@ -120,6 +120,9 @@ class _Evaluator:
             self.assigned(name, value, line, column)
 
     def _join(self, parts: list[Part]) -> str:
+        if len(parts) == 1 and type(parts[0]) is str and len(parts[0]) <= self.budget.left:
+            self.budget.left -= len(parts[0])
+            return parts[0]
         pieces = []
         for part in parts:
             if isinstance(part, Expansion):

@@ -67,7 +67,7 @@ def user_file(environ: Mapping[str, str]) -> str:
     base = environ.get("XDG_CONFIG_HOME", "")
     if not base.startswith("/"):
         base = os.path.join(home(environ), ".config")
-    return os.path.join(base, "qvm", "vmrc")
+    return f"{base}/qvm/vmrc"
 
 
 def shown(path: str) -> str:

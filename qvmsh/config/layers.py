@@ -169,7 +169,7 @@ class _Loader:
         for name in self.inherited:
             self.origins[name] = Origin(ENVIRONMENT)
         self.values["VM_HOME"] = self.values["PWD"] = self.place
-        self.values["VM_CONFIG"] = os.path.join(self.place, files.VMRC)
+        self.values["VM_CONFIG"] = f"{self.place}/{files.VMRC}"
 
     def shared_file(self, path: str, layer: str, is_named: bool) -> None:
         """A file for many machines; it must exist only if VM_GLOBAL_CONFIG names it."""
@@ -188,7 +188,7 @@ class _Loader:
         self._read(source, layer)
 
     def vmrc(self, text: str | None) -> None:
-        path = os.path.join(self.directory, files.VMRC)
+        path = f"{self.directory}/{files.VMRC}"
         try:
             source = files.read(path)
         except (FileNotFoundError, files.Unreadable) as error:

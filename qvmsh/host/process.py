@@ -107,15 +107,24 @@ def number(text: str) -> int:
 
 
 class LockHolders:
-    """The processes that hold a record lock, read at the first question: for many questions at one moment.
+    """The processes that were begun with a word and hold a record lock: for many questions at one moment.
 
-    A lock outlives the name of its file. Source: proc_locks(5).
+    A lock outlives the name of its file. Source: proc_locks(5), proc_pid_cmdline(5).
+
+    Args:
+        word: among their arguments.
     """
 
-    __slots__ = ("_found",)
+    __slots__ = ("_found", "_holding", "_word")
 
-    def __init__(self) -> None:
-        self._found: list[tuple[int, tuple[int, int], list[str]]] | None = None
+    def __init__(self, word: str) -> None:
+        self._word = word
+        self._found: list[_Begun] | None = None
+        self._holding: set[int] | None = None
+
+    def directories(self) -> set[str]:
+        """Where those that were begun with the word work."""
+        return {row[2] for row in self._rows()}
 
     def find(self, directory: str, words: list[str], uids: Callable[[], set[int]]) -> int | None:
         """Pid of a process that works in `directory` and has `words` among its arguments.
@@ -123,35 +132,63 @@ class LockHolders:
         Args:
             uids: the accounts whose process it may be; asked only if there is one.
         """
-        if self._found is None:
-            self._found = _lock_holders()
+        rows = self._rows()
         try:
-            status = os.stat(directory)
+            status = os.stat(directory) if rows else None
         except OSError:
             return None
-        for pid, place, argv in self._found:
-            if place == (status.st_dev, status.st_ino):
-                at = argv.index(words[0]) if words[0] in argv else 0
-                if at and argv[at : at + len(words)] == words and effective_uid(pid) in uids():
+        for pid, argv, _, place in rows:
+            if status is None or place != (status.st_dev, status.st_ino):
+                continue
+            at = argv.index(words[0]) if words[0] in argv else 0
+            if at and argv[at : at + len(words)] == words:
+                if self._holding is None:  # the kernel takes milliseconds for the list
+                    self._holding = _lock_holders()
+                if pid in self._holding and effective_uid(pid) in uids():
                     return pid
         return None
 
+    def _rows(self) -> list[_Begun]:
+        if self._found is None:
+            self._found = _begun_with(self._word)
+        return self._found
 
-def _lock_holders() -> list[tuple[int, tuple[int, int], list[str]]]:
-    """Pid, device and inode of the working directory, and arguments of each."""
-    found = []
+
+if TYPE_CHECKING:
+    _Begun = tuple[int, list[str], str, tuple[int, int]]
+
+
+def _begun_with(word: str) -> list[_Begun]:
+    """Those with a word among their arguments: pid, arguments, working directory, its device and inode."""
+    found, wanted = [], f"\0{word}\0".encode()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fd = os.open(f"/proc/{name}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            is_wanted = wanted in os.read(fd, 1 << 17)
+        except OSError:
+            is_wanted = False
+        finally:
+            os.close(fd)
+        if is_wanted:
+            try:
+                where, status = os.readlink(f"/proc/{name}/cwd"), os.stat(f"/proc/{name}/cwd")
+            except OSError:  # it has ended
+                continue
+            found.append((int(name), arguments(int(name)), where, (status.st_dev, status.st_ino)))
+    return found
+
+
+def _lock_holders() -> set[int]:
+    """The processes that hold a record lock."""
     try:
         with open("/proc/locks") as file:
             rows = [line.split() for line in file]
     except OSError:
-        return []
-    for pid in dict.fromkeys(row[4] for row in rows if row[1] == "POSIX" and row[4].isdigit()):
-        try:
-            where = os.stat(f"/proc/{pid}/cwd")
-        except OSError:
-            continue
-        found.append((int(pid), (where.st_dev, where.st_ino), arguments(int(pid))))
-    return found
+        return set()
+    return {int(row[4]) for row in rows if row[1] == "POSIX" and row[4].isdigit()}
 
 
 def effective_uid(pid: int) -> int | None:

@@ -45,6 +45,10 @@ def take_news(environ: MutableMapping[str, str]) -> None:
         news = -1
 
 
+REMOVING = ".removing-"
+"""Prefix of a deleted machine that is being removed for good: some of its files may be gone."""
+
+
 class Known:
     """One line of the list.
 
@@ -173,7 +177,8 @@ def in_the_trash(environ: Mapping[str, str]) -> list[str]:
     folder = trash_folder(environ) or ""
     mounted = mounts.Mounts()
     try:
-        names = [name for name in os.listdir(folder) if not mounted.silent_file(folder, name)]
+        names = [name for name in os.listdir(folder) if not name.startswith(REMOVING)]
+        names = [name for name in names if not mounted.silent_file(folder, name)]
         return [os.path.realpath(os.path.join(folder, name)) for name in names]
     except OSError:
         return []

@@ -40,6 +40,7 @@ CRASHED = "crashed"
 BROKEN = "broken"
 """QEMU is there, but cannot be reached or must not be resumed; the detail says why."""
 
+PID_WORD = "-pidfile"
 YOUNG_S = 10.0
 """A QEMU younger than this that does not answer is still coming up."""
 GREETING_S = 5.0
@@ -216,8 +217,8 @@ def _without_pid_file(vm: BaseMachine, note: LaunchRecord | None) -> Observation
     QEMU removes the file of that name at its end, even another run's; so may a person. The process still
     holds its lock on the file that has no name any more.
     """
-    holders = vm.lock_holders or process.LockHolders()
-    pid = holders.find(vm.directory, ["-pidfile", PID_FILE], lambda: _accounts(vm))
+    holders = vm.lock_holders or process.LockHolders(PID_WORD)
+    pid = holders.find(vm.directory, [PID_WORD, PID_FILE], lambda: _accounts(vm))
     if pid is None:
         return Observation(STOPPED)
     what = "its pid file was" if note else "its folder .qvm was"

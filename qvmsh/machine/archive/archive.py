@@ -60,6 +60,7 @@ def archive(vm: BaseMachine, wish: Wish) -> Archived:
         stores.require_mounted(vm)
         identity.uuid_of(vm)  # archives are matched by it
         job = Job(vm, wish, maintenance.index_of(vm))
+        maintenance.require_alone(vm, job.index, "archive")
         place = job.store.path()
         if place is not None and not os.path.isdir(place):  # perhaps a disk that is not mounted
             job.said.append(f"created {place}, which did not exist")
@@ -184,8 +185,9 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             "pair, the machine did not change (--drop-snapshots commits)"
         )
         return
-    own = os.path.realpath(layers.overlay)
-    others = [dependents.shown(vm, each) for each in dependents.overlays_on(layers.base, vm) if each != own]
+    own = dependents.content(layers.overlay)
+    above = dependents.overlays_on(layers.base, vm, is_written=True)
+    others = [dependents.shown(vm, each) for each in above if dependents.content(each) != own]
     if gap := linked.gap(vm, layers.base):
         job.said.append(f"{gap.why}, and a commit to {base} might corrupt it: archived as a pair")
         return

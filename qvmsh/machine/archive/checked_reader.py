@@ -204,7 +204,7 @@ class Reader:
                 self._require_ground(place.path, os.path.basename(place.name))
             backing = image.header(place.path).backing
             if backing:
-                words = ["-F", forms[at + 1], "-b", beside(place.name, places[at + 1].name)]
+                words = ["-F", forms[at + 1], "-b", beside(place.name, places[at + 1].name, self.work)]
                 self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(place.path)])
             qemuimg.remove_bitmaps(self.program, place.path)
         for part, place in zip(below, places[1:], strict=True):
@@ -313,10 +313,15 @@ def _is_full(fd: int) -> bool:
     return room.f_bavail * room.f_frsize < FULL_BYTES
 
 
-def beside(name: str, other: str) -> str:
-    """How the image `name` refers to the image `other`: from its own folder, if they are near."""
+def beside(name: str, other: str, made: str) -> str:
+    """How the image `name` refers to the image `other`: from its own folder, if they are near.
+
+    Args:
+        made: a folder that will have another name: from there to there it is always so.
+    """
     inside = os.path.relpath(other, os.path.dirname(name))
-    return other if inside.startswith("..") else os.path.join(".", inside)
+    are_moved = all(each.startswith(made + os.sep) for each in (name, other))
+    return other if inside.startswith("..") and not are_moved else os.path.join(".", inside)
 
 
 def _require_harmless(path: str, part: Part, label: str) -> None:

@@ -36,6 +36,8 @@ ROOM_BYTES = 1 << 20
 UNFINISHED = re.compile(rf"{re.escape(PART)}\d*(?:-[0-9a-f]{{8}})?$")
 """The names of files that were not finished: of disks, and of a manifest."""
 _STAMP = re.compile(r"[0-9]{14}", re.ASCII)
+NO_DISKS = ("settings",)
+"""The roles of stored files that are no disks."""
 _ROLE = re.compile(r"main|uefi|settings|(disk|extra|file)[1-9][0-9]{0,3}")
 _FORMAT = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -275,9 +277,8 @@ def _point(row: Any) -> Point:
         raise ValueError(f"{point.stamp!r} is not a stamp")
     if len(set(roles)) < len(roles):
         raise ValueError(f"the state {point.stamp} has a disk twice")
-    main = point.part(MAIN)
-    if point.is_done and (main is None or not main.name):
-        raise ValueError(f"the state {point.stamp} lacks the machine's own disk")
+    if point.is_done and not any(each.name and each.role not in NO_DISKS for each in parts):
+        raise ValueError(f"the state {point.stamp} has no disk")
     return point
 
 

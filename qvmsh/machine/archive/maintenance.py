@@ -7,10 +7,11 @@ read_bytes = require_whole(vm, index, archive, point)       # 35651584
 from __future__ import annotations
 
 import contextlib
+import os
 
-from qvmsh.errors import ImageError, QvmError
+from qvmsh.errors import ImageError, QvmError, StateError
 from qvmsh.host import transfer
-from qvmsh.machine import identity, progress
+from qvmsh.machine import identity, progress, registry
 from qvmsh.machine.archive import changes, stores
 from qvmsh.machine.archive.index import UNFINISHED, ArchiveIndex
 from qvmsh.machine.archive.model import PART, Archive, Point
@@ -43,8 +44,35 @@ def layer_names(vm: BaseMachine) -> tuple[str, str]:
     return settings.text("VM_SNAPSHOT_BASENAME"), settings.text("VM_SNAPSHOT_BACKINGNAME")
 
 
+def sharer(vm: BaseMachine, index: ArchiveIndex) -> str | None:
+    """The machine whose archives are in the same place and cannot be told from this one's: it is a copy.
+
+    Made by hand, with the same uuid; its own directory holds archives of its own.
+    """
+    path, here = index.store.path(), os.path.realpath(vm.directory)
+    if path is not None and f"{os.path.realpath(path)}/".startswith(f"{here}/"):
+        return None
+    source = registry.original(vm)
+    is_alike = source and identity.known_uuid(type(vm)(source, environ=vm.environ)) == index.uuid
+    return source if is_alike else None
+
+
+def require_alone(vm: BaseMachine, index: ArchiveIndex, what: str) -> None:
+    """Refuse to change the archives of the machine that this one was copied from.
+
+    Raises:
+        StateError: it is a copy that has not been renewed, and both have their archives in one place.
+    """
+    source = sharer(vm, index)
+    if source:
+        raise StateError(
+            f"cannot {what}: it is a copy of {source}, and the archives in {index.store.shown} are of both",
+            machine=vm.name, hint="`qvm renew` first: then they stay those of the original",
+        )  # fmt: skip
+
+
 def sweep(vm: BaseMachine, index: ArchiveIndex) -> None:
-    """Remove what killed commands left in the store; the caller holds the work lock."""
+    """Remove what killed commands left in the store; the caller holds the work lock, and is alone there."""
     store = index.store
     for folder in store.folders():
         if index.is_part_folder(folder):
@@ -86,6 +114,8 @@ def sweep_near(vm: BaseMachine, state: str) -> str:
     with contextlib.suppress(QvmError, OSError):
         index = index_of(vm)
         where = f" in {index.store.shown}"
+        if sharer(vm, index):
+            return "its unfinished files are left to the machine that this one is a copy of"
         if index.store.path() is not None:
             sweep(vm, index)
             own = filter(index.is_made_here, index.archives())

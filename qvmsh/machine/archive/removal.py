@@ -107,6 +107,7 @@ def delete(vm: BaseMachine, word: str) -> Deleted:
     """
     with work_lock(vm, "archive"):
         index = maintenance.index_of(vm)
+        maintenance.require_alone(vm, index, f"remove {word}")
         maintenance.sweep(vm, index)
         archive, gone = _named(vm, index, word)
         _require_none_above(vm, archive, gone)

@@ -10,7 +10,7 @@ import os
 
 from qvmsh.config import devices
 from qvmsh.config.words import quote
-from qvmsh.errors import ImageError, UsageError
+from qvmsh.errors import ImageError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import log, programs, state
 from qvmsh.machine.disk import commit_rebase_live
@@ -40,6 +40,7 @@ def commit(vm: BaseMachine, name: str | None) -> DiskDone:
         base = chain.base_of(disk.path, disk.format)
         image.require(base, vm.name, hint="put it back", kind=_base_format(vm, disk))
         dependents.require_writable(vm, base, "commit to", besides=disk.path)
+        _require_base_alone(vm, base)
         if not seen.is_live:
             image.require_unused(base, vm.name)
         needed = selection.used_bytes(disk)
@@ -57,6 +58,22 @@ def commit(vm: BaseMachine, name: str | None) -> DiskDone:
             _commit(vm, disk, base)
     log.note(vm, f"committed {disk.id} to {os.path.basename(base)}")
     return DiskDone(vm.name, disk, f"emptied; its data is now in {os.path.basename(base)}")
+
+
+def _require_base_alone(vm: BaseMachine, base: str) -> None:
+    """Refuse to commit to what a guest has as its disk: the file systems on it would be overwritten.
+
+    StateError: the text names the machine.
+    """
+    same = dependents.content(base)
+    own = [each.id for each in volumes.configured(vm) if dependents.content(each.path) == same]
+    other = dependents.users([base], vm, is_written=True).get(base)
+    if own or other:
+        whose = f"{own[0]} of this machine" if own else f"a disk of the machine in {other}"
+        raise StateError(
+            f"cannot commit to {os.path.basename(base)}: it is {whose}, whose data would be overwritten",
+            machine=vm.name, hint="`qvm disk rebase DISK` makes the overlay a disk without a base",
+        )  # fmt: skip
 
 
 def _commit(vm: BaseMachine, disk: Volume, base: str) -> None:
@@ -118,6 +135,7 @@ def rebase(vm: BaseMachine, name: str, base: str | None, *, is_unsafe: bool) -> 
                 *dependents.overlays_on(disk.path, vm),
             }:
                 raise UsageError(f"disk rebase: {base} is backed by {disk.id} itself", machine=vm.name)
+            image.require_unused(path, vm.name)  # else it does not stay as it is
             target = _backing_name(disk, os.path.realpath(path))
         if not is_unsafe:
             _require_room_for(vm, disk, layers)

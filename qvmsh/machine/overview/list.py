@@ -165,9 +165,10 @@ def known_machines(
     if unknown:
         raise UsageError(f"list: --state {unknown[0]}: must be one of {', '.join(STATES)}")
     environ = dict(environ)  # read once for each machine, and `os.environ` is slow
-    found, holders = [], process.LockHolders()
+    found, holders = [], process.LockHolders(state.PID_WORD)
     rows = [(row.name, _of_row(row, environ)) for row in _wanted(names, tree, environ)]
-    ask = _ask_together([vm for _, vm in rows if isinstance(vm, BaseMachine)])
+    busy = holders.directories()  # of another name where a link leads there; then it is asked alone
+    ask = _ask_together([vm for _, vm in rows if isinstance(vm, BaseMachine) and vm.directory in busy])
     for name, vm in rows:
         each = _see(vm, name, holders, ask) if isinstance(vm, BaseMachine) else vm
         if set(labels) <= set(each.labels) and (not states or each.state in states):

@@ -256,7 +256,7 @@ class Sampler:
     def measure(self) -> list[tuple[Listed, Rates]]:
         """Look at every machine, and compare with the last look."""
         found = self._machines()
-        holders = process.LockHolders()
+        holders = process.LockHolders(state.PID_WORD)
         begun = [each.begin(holders) for each in found]
         until = time.monotonic() + PATIENCE_S
         for thread in begun:

@@ -13,6 +13,7 @@ from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, logs, start
 from qvmsh.machine.power.request import Launch, Request
 from qvmsh.machine.reports import Ended
+from qvmsh.machine.storage import linked
 from qvmsh.machine.work import cleanup, kill
 from qvmsh.machine.work.lock import require_no_archive
 
@@ -51,6 +52,7 @@ def run(vm: BaseMachine, request: Request) -> Ended:
             qemu = launch.launch(vm, plan, begun)
             log.note(vm, f"runs in the foreground, pid {qemu.pid}")
             registry.remember(vm)
+            linked.keep(vm)
             _print_ways(vm, plan, qemu)
             status = _wait_foreground(vm, qemu.child, qemu.shown)
     except BaseException:

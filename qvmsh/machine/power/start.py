@@ -25,7 +25,7 @@ from qvmsh.machine.power.reports import Started
 from qvmsh.machine.power.request import Launch, Request
 from qvmsh.machine.reports import CommandLine
 from qvmsh.machine.snapshot import of_s2e
-from qvmsh.machine.storage import own_disk
+from qvmsh.machine.storage import linked, own_disk
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup, kill
 from qvmsh.machine.work.lock import require_no_archive
@@ -58,6 +58,7 @@ def start(
             stage.note = f"pid {qemu.pid}"
         log.note(vm, f"started, pid {qemu.pid}" + (f"; {qemu.attach} shows it" if qemu.attach else ""))
         registry.remember(vm)
+        linked.keep(vm)
         logout.warn(vm.io, vm.name)
         sign = ready_sign.of(vm, qemu.note)
         has_ssh = ready_sign.is_ssh(vm, qemu.note)

@@ -214,6 +214,18 @@ def in_trash(name: str | None, environ: Mapping[str, str]) -> Trashed:
     return Trashed(rows, trash.unseen(environ))
 
 
+def _went(going: list[trash.Entry], gone: list[trash.Entry]) -> str:
+    """Which of the machines that were to be removed are, after one of them has failed, or was interrupted."""
+    half = [each for each in going if each not in gone and not os.path.lexists(each.path)]
+    left = [each for each in going if each not in gone and each not in half]
+    rows = {"removed": gone, "not yet wholly (`qvm prune` continues)": half, "still in the trash": left}
+    return "; ".join(
+        f"{what}: {', '.join(printable(each.name) for each in each_row) or 'nothing'}"
+        for what, each_row in rows.items()
+        if each_row or what == "removed"
+    )
+
+
 def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: Io) -> Pruned:
     """Remove what has been in the trash for longer than that.
 
@@ -231,10 +243,18 @@ def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: I
         ]
         question = "\n".join([*map(printable, lines), "Remove this for good?"])
         io.require_yes(question, is_given=is_sure, what="prune")
-    for above in {os.path.dirname(each.path) for each in found} | {trash.folder(environ)}:
-        if os.path.isdir(above):
-            trash.remove_left(above)
-    gone = [each for each in going if trash.remove(each)]
+    trash.sweep(environ)
+    gone: list[trash.Entry] = []
+    try:
+        gone.extend(each for each in going if trash.remove(each))  # as far as it comes
+    except (KeyboardInterrupt, Terminated):
+        io.warn(f"interrupted; {_went(going, gone)}")
+        raise
+    except (QvmError, OSError) as error:
+        if not isinstance(error, QvmError):
+            error = QvmError(f"cannot remove {error.filename or 'it'}: {error.strerror}")
+        error.details = (*error.details, _went(going, gone))
+        raise error from None
     left = len(found) - len(going)
     freed = sum(sizes[each] for each in gone)
     return Pruned([each.name for each in gone], freed, left, trash.unseen(environ))

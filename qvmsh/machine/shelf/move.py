@@ -54,7 +54,10 @@ def move(vm: BaseMachine, directory: str) -> Moved:
             os.rename(was, target)
         except OSError as error:
             if error.errno != errno.EXDEV:
-                raise QvmError(f"cannot move to {target}: {error.strerror}", machine=vm.name) from None
+                raise QvmError(
+                    f"cannot move to {target}: {error.strerror}", machine=vm.name,
+                    hint=f"it is where it was: {was}",
+                ) from None  # fmt: skip
             _copy(vm, target)
         host_files.sync_folder(os.path.dirname(target))
         made = type(vm)(target, io=vm.io, environ=vm.environ)
@@ -73,6 +76,10 @@ def _require_place(vm: BaseMachine, target: str) -> None:
         raise UsageError(f"move: there is no directory {above}", machine=vm.name, hint="create it first")
     if os.path.realpath(above).startswith(os.path.realpath(vm.directory) + os.sep):
         raise UsageError(f"move: {target} is inside the machine's own directory", machine=vm.name)
+    folders = [os.path.dirname(vm.directory), above]
+    if not os.path.samefile(*folders):  # the machine's directory will have another one above it
+        folders.append(vm.directory)
+    own_files.require_writable(vm, folders, "move")
 
 
 def _make_relocatable(vm: BaseMachine, target: str) -> None:

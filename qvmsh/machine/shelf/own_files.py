@@ -12,8 +12,10 @@ import contextlib
 import os
 from dataclasses import dataclass
 
+from qvmsh.config.words import quote
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
+from qvmsh.host import process
 from qvmsh.machine.archive import drives, maintenance, settings
 from qvmsh.machine.create.layers import Layers
 from qvmsh.machine.snapshot import of_s2e
@@ -132,6 +134,29 @@ def real(vm: BaseMachine) -> BaseMachine:
         return vm
     directory = os.path.realpath(vm.directory)
     return type(vm)(directory, io=vm.io, environ=vm.environ, overrides=vm.overrides)
+
+
+def require_writable(vm: BaseMachine, folders: Iterable[str], verb: str) -> None:
+    """Refuse where a name in one of these folders cannot be changed.
+
+    Args:
+        verb: for the error: `move`.
+
+    Raises:
+        QvmError: the text names the folder.
+    """
+    for folder in dict.fromkeys(folders):
+        if os.access(folder, os.W_OK | os.X_OK):
+            continue
+        if not os.path.isdir(folder):
+            what, hint = f"there is no folder {folder}", f"`mkdir -p {quote(folder)}` first"
+            raise QvmError(f"cannot {verb}: {what}", machine=vm.name, hint=hint)
+        uid, hint = os.stat(folder).st_uid, f"`chmod u+w {quote(folder)}` first"
+        if host_files.is_read_only(folder):
+            hint = host_files.READ_ONLY_HINT
+        elif uid != os.geteuid():
+            hint = f"it belongs to {process.user_name(uid)}"
+        raise QvmError(f"cannot {verb}: you cannot write to {folder}", machine=vm.name, hint=hint)
 
 
 def used_bytes(directory: str, names: Iterable[str] | None = None) -> int:

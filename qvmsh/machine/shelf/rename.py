@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.config import edit
-from qvmsh.config.words import joined, quote
+from qvmsh.config.words import joined
 from qvmsh.errors import QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import journal as journals
@@ -112,11 +112,7 @@ def _require_writable(vm: BaseMachine, target: str, renames: Sequence[tuple[str,
     """
     folders = [os.path.dirname(os.path.join(vm.directory, name)) for pair in renames for name in pair]
     above = [os.path.dirname(target)] if target != vm.directory else []
-    for folder in dict.fromkeys([*above, vm.directory, *folders]):
-        if not os.access(folder, os.W_OK | os.X_OK):
-            is_fixed = host_files.is_read_only(folder)
-            hint = host_files.READ_ONLY_HINT if is_fixed else f"`chmod u+w {quote(folder)}` first"
-            raise QvmError(f"cannot rename: you cannot write to {folder}", machine=vm.name, hint=hint)
+    own_files.require_writable(vm, [*above, vm.directory, *folders], "rename")
 
 
 def _recorded(changes: path_images.Changes) -> list[tuple[str, str, str]]:
@@ -184,13 +180,8 @@ def _archives(vm: BaseMachine, later: BaseMachine) -> list[tuple[str, str]]:
         vm.io.warn(f"{vm.name}: its archives on another host keep their names")
         return []
     folders = maintenance.own_folders(vm)
-    source = registry.original(vm)
-    if source and any(os.path.isabs(vm.files.inside(path)) for path in folders):
-        raise StateError(
-            f"cannot rename: it is a copy of {source}, and the archives in "
-            f"{host_files.shortest(vm.settings.located(vm.settings.text('VM_ARCHIVE')))} are of both",
-            machine=vm.name, hint="`qvm renew` first: then they stay those of the original",
-        )  # fmt: skip
+    if folders:
+        maintenance.require_alone(vm, maintenance.index_of(vm), "rename")
     if folders and vm.settings.text("VM_ARCHIVE") != later.settings.text("VM_ARCHIVE"):
         raise StateError(
             f"cannot rename: VM_ARCHIVE would be {later.settings.text('VM_ARCHIVE')}, without its archives",

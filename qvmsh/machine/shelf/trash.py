@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 NOTE = os.path.join(".qvm", "deleted")
 BESIDE = ".trash-"
 """Prefix of a trash beside machines; the number of the account follows. Without that it is an old one."""
-REMOVING = ".removing-"
-"""Prefix of an entry that is being removed."""
 _REMOVED = re.compile(r"\.removing-[0-9a-f]{8}")
 
 
@@ -89,7 +87,10 @@ def unseen(environ: Mapping[str, str]) -> dict[str, str]:
     found, mounted = {}, mounts.Mounts()
     for name in names:
         path = os.path.join(first, name)
-        if os.path.islink(path) and (mounted.silent_file(first, name) or not os.path.exists(path)):
+        is_going = name.startswith(registry.REMOVING)
+        if is_going or not os.path.islink(path):
+            continue
+        if mounted.silent_file(first, name) or not os.path.exists(path):
             found[path] = os.readlink(path)
     return found
 
@@ -103,7 +104,7 @@ def entries(environ: Mapping[str, str]) -> list[Entry]:
         return []
     found, mounted = [], mounts.Mounts()
     for name in names:
-        if mounted.silent_file(first, name):
+        if name.startswith(registry.REMOVING) or mounted.silent_file(first, name):
             continue
         path = os.path.join(first, name)
         is_link = os.path.islink(path)
@@ -291,15 +292,21 @@ def remove(entry: Entry) -> bool:
         QvmError: not all of it can be removed.
     """
     above = os.path.dirname(entry.path)
-    going = os.path.join(above, f"{REMOVING}{os.urandom(4).hex()}")
+    going = os.path.join(above, f"{registry.REMOVING}{os.urandom(4).hex()}")
     with _held(entry.path) as is_mine:
         if not is_mine:
             return False
         linked.forget(entry.path)
-        os.rename(entry.path, going)
-        if entry.link:
-            host_files.remove(entry.link)
+        link = os.path.join(os.path.dirname(entry.link), os.path.basename(going)) if entry.link else ""
+        with process.Shielded():
+            if link:  # it leads to what an interruption leaves
+                os.symlink(going, link)
+            os.rename(entry.path, going)
+            if link:
+                host_files.remove(entry.link)
         remove_tree(going, entry.name)
+        if link:
+            host_files.remove(link)
     remove_left(above)
     return True
 
@@ -342,11 +349,28 @@ def remove_tree(path: str, name: str) -> None:
 
 def remove_beside(vm: BaseMachine) -> None:
     """Remove a machine's whole directory without the trash, which needs room; the work lock is held."""
-    going = os.path.join(os.path.dirname(vm.directory), f"{REMOVING}{os.urandom(4).hex()}")
+    going = os.path.join(os.path.dirname(vm.directory), f"{registry.REMOVING}{os.urandom(4).hex()}")
     linked.forget(vm.directory)
     _rename(vm.directory, going)
     remove_tree(going, vm.name)
     registry.forget(vm.directory, vm.environ)  # before, the list would follow the renamed directory
+
+
+def sweep(environ: Mapping[str, str]) -> None:
+    """Remove what interrupted removals left in every trash that can be seen."""
+    first, mounted = folder(environ), mounts.Mounts()
+    if not os.path.isdir(first):
+        return
+    remove_left(first)
+    for name in filter(_REMOVED.fullmatch, os.listdir(first)):
+        link = os.path.join(first, name)
+        if not os.path.islink(link) or mounted.silent_file(first, name):
+            continue
+        above = os.path.dirname(os.readlink(link))
+        if os.path.isdir(above):
+            remove_left(above)
+            if not os.path.lexists(os.readlink(link)):
+                host_files.remove(link)
 
 
 def remove_left(above: str) -> None:

@@ -24,7 +24,7 @@ from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from qvmsh.machine.machine import BaseMachine
 
@@ -33,25 +33,31 @@ _HEAD_BYTES = 4096
 """Where a manifest says in it that it is qvm's."""
 
 
-def overlays_on(path: str, vm: BaseMachine | None = None) -> list[str]:
+def overlays_on(path: str, vm: BaseMachine | None = None, *, is_written: bool = False) -> list[str]:
     """The images that are backed by the one at `path`, directly or not.
 
     Looked for beside the image, in the machine's directory, and in those of all known machines.
+
+    Args:
+        is_written: it would be written to, so what is backed by it under another name (a hard link) counts.
     """
-    return overlays_on_each([path], vm)[path]
+    return overlays_on_each([path], vm, is_written=is_written)[path]
 
 
-def overlays_on_each(paths: Sequence[str], vm: BaseMachine | None = None) -> dict[str, list[str]]:
+def overlays_on_each(
+    paths: Sequence[str], vm: BaseMachine | None = None, *, is_written: bool = False
+) -> dict[str, list[str]]:
     """`overlays_on` of many images, in one look at the folders."""
-    standing = _backed_by(paths, vm)
-    return {path: _above(standing, path) for path in paths}
+    key: Callable[[str], str] = content if is_written else os.path.realpath
+    standing = {each: set(map(key, on)) for each, on in _backed_by(paths, vm).items()}
+    return {path: _above(standing, path, key) for path in paths}
 
 
 def _backed_by(paths: Sequence[str], vm: BaseMachine | None) -> dict[str, set[str]]:
     """Which image is backed by which, in all folders that are searched."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
-        folders += [vm.directory, *registry.directories(vm.environ)]
+        folders += _known(vm, paths)
     found: dict[str, set[str]] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
         for image_path, below in _backings(folder, folder).items():
@@ -59,7 +65,7 @@ def _backed_by(paths: Sequence[str], vm: BaseMachine | None) -> dict[str, set[st
     for folder, was in (registry.deleted(vm.environ) if vm else {}).items():
         for image_path, below in _backings(folder, was).items():
             found.setdefault(image_path, set()).update(below)
-    for image_path, below in _backings_elsewhere(vm) if vm else ():
+    for image_path, below in _backings_elsewhere(vm, paths) if vm else ():
         found.setdefault(image_path, set()).update(below)
     for path in _raw(vm) if vm else ():  # a header in there is the guest's, and names nothing
         found.pop(path, None)
@@ -74,20 +80,32 @@ def _raw(vm: BaseMachine) -> list[str]:
         return []
 
 
-def users(paths: Sequence[str], vm: BaseMachine) -> dict[str, str]:
-    """Which of the images another known machine, or one in the trash, has as a disk: path and directory."""
-    wanted = {os.path.realpath(path): path for path in paths}
+def users(paths: Sequence[str], vm: BaseMachine, *, is_written: bool = False) -> dict[str, str]:
+    """Which of the images another known machine, or one in the trash, has as a disk: path and directory.
+
+    Args:
+        is_written: see `overlays_on`.
+    """
+    key: Callable[[str], str] = content if is_written else os.path.realpath
+    wanted = {key(path): path for path in paths}
     found: dict[str, str] = {}
     here = os.path.realpath(vm.directory)
-    for place, was, path, _ in _disks_of_known(vm):
-        if os.path.realpath(place) != here and (real := os.path.realpath(path)) in wanted:
-            found.setdefault(wanted[real], was)
+    for place, was, path, _ in _disks_of_known(vm, paths):
+        if os.path.realpath(place) != here and (same := key(path)) in wanted:
+            found.setdefault(wanted[same], was)
     return found
 
 
-def _disks_of_known(vm: BaseMachine) -> Iterator[tuple[str, str, str, str]]:
+def _known(vm: BaseMachine, paths: Sequence[str]) -> list[str]:
+    """The directories of the known machines, and of those that are noted beside the images at `paths`."""
+    homes = dict.fromkeys(filter(None, (linked.home(os.path.realpath(path)) for path in paths)))
+    noted = [place for home in dict.fromkeys((vm.directory, *homes)) for place in linked.clones(home)]
+    return list(dict.fromkeys((vm.directory, *registry.directories(vm.environ), *noted)))
+
+
+def _disks_of_known(vm: BaseMachine, paths: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
     """All disks of known machines and of those in the trash: where the machine is, and was; path, format."""
-    known = [vm.directory, *registry.directories(vm.environ)]
+    known = _known(vm, paths)
     places = dict(zip(known, known, strict=True)) | registry.deleted(vm.environ)
     for place, was in places.items():
         try:
@@ -102,9 +120,9 @@ def _disks_of_known(vm: BaseMachine) -> Iterator[tuple[str, str, str, str]]:
                 yield place, was, path, disk.format
 
 
-def _backings_elsewhere(vm: BaseMachine) -> Iterator[tuple[str, set[str]]]:
+def _backings_elsewhere(vm: BaseMachine, paths: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
     """As `_backings`, of the disks that known machines have anywhere, and of what those are backed by."""
-    left = [path for *_, path, kind in _disks_of_known(vm) if kind != "raw"]
+    left = [path for *_, path, kind in _disks_of_known(vm, paths) if kind != "raw"]
     seen: set[str] = set()
     mounted = mounts.Mounts()
     while left:
@@ -120,14 +138,29 @@ def _backings_elsewhere(vm: BaseMachine) -> Iterator[tuple[str, set[str]]]:
                 left += names if header.backing_format != "raw" else []
 
 
-def _above(backed_by: dict[str, set[str]], path: str) -> list[str]:
+def _above(backed_by: dict[str, set[str]], path: str, key: Callable[[str], str]) -> list[str]:
+    """The images above one, the nearest first.
+
+    Args:
+        backed_by: the bases of each image, as `key` calls them.
+    """
     found: list[str] = []
-    below = {os.path.realpath(path)}
+    below = {key(path)}
     while below:
         above = {each for each, on in backed_by.items() if on & below and each not in found}
         found += sorted(above)
-        below = above
+        below = set(map(key, above))
     return found
+
+
+def content(path: str) -> str:
+    """What is the same for all names of a file: its real path; of one with hard links, its number."""
+    real = os.path.realpath(path)
+    with contextlib.suppress(OSError):
+        status = os.stat(real)
+        if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+            return f"{status.st_dev}:{status.st_ino}"
+    return real
 
 
 def _backings(folder: str, was: str) -> dict[str, set[str]]:
@@ -193,9 +226,10 @@ def require_writable(
             machine=vm.name,
             hint=f"`qvm restore {quote(folder)} DIR` creates a machine from it",
         )
-    own = os.path.realpath(besides) if besides else None
-    for overlay in overlays_on(path, vm):
-        if overlay == own and is_given_up:
+    own = content(besides) if besides else None
+    for overlay in overlays_on(path, vm, is_written=True):
+        is_own = content(overlay) == own
+        if is_own and is_given_up:
             continue
         who = shown(vm, overlay)
         tags = [each.name for each in chain.snapshots_in(overlay, "qcow2")]
@@ -206,7 +240,7 @@ def require_writable(
                 machine=vm.name,
                 hint=f"{_without_snapshots(vm, overlay, tags)}; or leave base and overlay unchanged",
             )
-        if overlay != own:
+        if not is_own:
             raise ImageError(
                 f"cannot {what} {name}: {who} is backed by it and would be silently corrupted",
                 machine=vm.name,
@@ -226,7 +260,7 @@ def require_top(vm: BaseMachine, paths: Sequence[str], what: str, *, has_disposa
         ImageError: one does; nothing has been changed.
         StateError: a machine that may be backed by one is not to be found.
     """
-    for path, above in overlays_on_each(paths, vm).items():
+    for path, above in overlays_on_each(paths, vm, is_written=True).items():
         for overlay in above:
             raise ImageError(
                 f"cannot {what}: {shown(vm, overlay)} is backed by {os.path.basename(path)}, which the "

@@ -22,13 +22,14 @@ from dataclasses import asdict, dataclass
 from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, StateError
 from qvmsh.host import files as host_files
+from qvmsh.host import mounts
 from qvmsh.machine import identity, registry
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.qemu.qmp import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping, Sequence
 
     from qvmsh.machine.machine import BaseMachine
 
@@ -85,9 +86,8 @@ def add(directory: str) -> None:
     for original, bases in noted(directory).items():
         if os.path.isdir(original):
             row = Row(_uuid(directory), place, tuple(bases))
-            rows = [each for each in _rows(original) if (each.uuid, each.directory) != (row.uuid, place)]
             try:
-                _write(original, [*rows, row])
+                _change(original, [row], gone={(row.uuid, place)})
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                     raise
@@ -100,6 +100,20 @@ def renew(vm: BaseMachine) -> None:
             forget(vm.directory)
             host_files.remove(os.path.join(vm.directory, ORIGINAL))
             note(vm)
+            add(vm.directory)
+
+
+def keep(vm: BaseMachine) -> None:
+    """Note what a machine needs where its disks were made, or named, without qvm."""
+    with contextlib.suppress(OSError, QvmError):
+        before, found = noted(vm.directory), needed(vm)
+        both = {
+            top: sorted({*before.get(top, ()), *found.get(top, ())})
+            for top in dict.fromkeys((*before, *found))
+        }
+        if both != before:
+            identity.uuid_of(vm)
+            host_files.write_atomic(os.path.join(vm.directory, ORIGINAL), dumps(both) + "\n")
             add(vm.directory)
 
 
@@ -153,6 +167,13 @@ def home(path: str) -> str | None:
     return None
 
 
+def clones(directory: str) -> list[str]:
+    """Where the machines are that were noted as needing this one, as far as they are still there."""
+    mounted = mounts.Mounts()
+    found = [each.directory for each in _rows(directory) if not mounted.silent_file(each.directory, ".vmrc")]
+    return [each for each in found if os.path.lexists(os.path.join(each, ".vmrc"))]
+
+
 def require_found(vm: BaseMachine, what: str, path: str = "") -> None:
     """Refuse where a machine that needs another one is neither where it was, nor known, nor in the trash.
 
@@ -184,7 +205,7 @@ def gap(vm: BaseMachine, path: str = "") -> Gap | None:
             gaps.append(why)
     if kept != rows:
         with contextlib.suppress(OSError):
-            _write(here, kept)
+            _change(here, gone={(each.uuid, each.directory) for each in rows if each not in kept})
     return gaps[0] if gaps else None
 
 
@@ -270,7 +291,7 @@ def forget(directory: str) -> None:
             own = [each for each in named if each.directory in (was, os.path.realpath(was))]
             own = own or [each for each in named if not _is_elsewhere(each, directory)][:1]
             if own:
-                _write(original, [each for each in rows if each not in own])
+                _change(original, gone={(each.uuid, each.directory) for each in own})
 
 
 def _is_elsewhere(row: Row, directory: str) -> bool:
@@ -298,10 +319,25 @@ def _rows(directory: str) -> list[Row]:
     return found
 
 
-def _write(directory: str, rows: list[Row]) -> None:
+def _change(directory: str, new: Sequence[Row] = (), *, gone: Container[tuple[str, str]]) -> None:
+    """Change the notes in a machine, one process at a time: other machines' commands write there too.
+
+    Args:
+        gone: uuid and directory of the rows that are removed.
+    """
+    import fcntl
+
     path = os.path.join(directory, CLONES)
-    if rows:
+    if new:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        host_files.write_atomic(path, "".join(dumps(asdict(each)) + "\n" for each in rows))
-    else:
-        host_files.remove(path)
+    lock = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = [each for each in _rows(directory) if (each.uuid, each.directory) not in gone]
+        if rows or new:
+            host_files.write_atomic(path, "".join(dumps(asdict(each)) + "\n" for each in (*rows, *new)))
+        else:
+            host_files.remove(path)
+    finally:
+        os.close(lock)

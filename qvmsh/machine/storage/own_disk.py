@@ -138,7 +138,7 @@ def other_format(vm: BaseMachine, *names: str) -> str:
     for name in names:
         stem = name.removesuffix(wanted)
         for kind in FORMATS:
-            if os.path.exists(os.path.join(vm.directory, stem + kind)):
+            if kind != wanted and os.path.exists(os.path.join(vm.directory, stem + kind)):
                 return f"{stem}{kind} exists, but VM_FMT is {wanted}: `qvm config VM_FMT={kind}`"
     return ""
 

@@ -168,3 +168,22 @@ def test_modes_of_the_images_stay(vm: Vm) -> None:
     restored(vm, "--force", "latest")
     for name in ("a.qcow2", "demo-backing.qcow2"):
         assert (vm.directory / name).stat().st_mode & 0o777 == 0o660
+
+
+def test_machine_without_own_disk_is_archived_and_cloned(blank: Blank, world: World) -> None:
+    vm = blank("live", VM_CDROM="cd.iso", VM_DISKS="data.qcow2")
+    for each in vm.directory.glob("live-*.qcow2"):
+        each.unlink()
+    (vm.directory / "cd.iso").write_bytes(bytes(1 << 20))
+    create(vm, "data.qcow2", 1)
+    make_archive(vm)
+    write_byte(vm, 2, "0", "data.qcow2")
+    vm.ok("clone", "../twin")
+    vm.ok("restore", "--force", "latest")
+    vm.ok("restore", "latest", "../third")
+    for name, value in (("live", 1), ("twin", 2), ("third", 1)):
+        assert read_byte(Vm(world, world.home / name), "0", "data.qcow2") == value
+    vm.ok("start", "--no-wait")
+    assert make_archive(vm)["consistency"] == "crash-consistent"
+    vm.kill()
+    vm.ok("archive", "--verify")

@@ -109,6 +109,11 @@ def test_uefi_variables_tpm_and_two_more_disks_come_back(blank: Blank, is_on: bo
         assert content(twin, "twin-uefi.qcow2") == variables
         assert tree(twin.directory / ".qvm/tpm") == keys
     both_run(vm, twin)
+    assert "its TPM holds the same keys as the one of demo" in vm.ok("clone", "../mail").out
+    mail = Vm(vm.world, vm.world.home / "mail")
+    assert content(mail, "mail-uefi.qcow2") == content(vm, "demo-uefi.qcow2")
+    assert tree(mail.directory / ".qvm/tpm") == tree(vm.directory / ".qvm/tpm")
+    assert read_byte(mail, "64k", "db.qcow2") == 4
 
 
 def test_restore_keeps_the_variables_that_the_state_did_not_have(blank: Blank) -> None:

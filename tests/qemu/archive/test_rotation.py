@@ -398,3 +398,36 @@ def test_clock_that_was_wrong_once_does_not_date_later_states(blank: Blank) -> N
     manifest.write_text(json.dumps(found))
     write_byte(vm, 5, "0")
     make_archive(vm)
+
+
+def test_copy_by_hand_leaves_the_originals_archives_alone(blank: Blank, world: World) -> None:
+    vm = blank("web", VM_ARCHIVE="../states")
+    make_archive(vm)
+    write_byte(vm, 1, "0", "web-backing.qcow2")
+    make_archive(vm)
+    shutil.copytree(vm.directory, world.home / "copy", symlinks=True)
+    copy = Vm(world, world.home / "copy")
+    before = state_names(vm)
+    uuid = (vm.directory / ".qvm/uuid").read_text()
+    part = world.home / "states" / f".{before[0].partition('/')[0]}-{uuid[:8]}.part"
+    part.mkdir()  # of an archive that the original is making now
+    why = f"it is a copy of {vm.directory}, and the archives in {world.home}/states are of both"
+    for words in (["archive", "--keep", "1"], ["archive"], ["archive", "--delete", before[0]]):
+        refused = copy.qvm(*words)
+        assert (refused.status, why in refused.err, "`qvm renew` first" in refused.err) == (3, True, True)
+    assert (state_names(vm), part.is_dir()) == (before, True)
+    copy.ok("renew")
+    made = make_archive(copy, "--keep", "1")
+    assert not made["removed"]
+    assert set(before) < set(state_names(vm))
+    assert removed(vm, "--keep", "1") == before[:1]
+
+
+def test_copy_by_hand_archives_into_its_own_directory(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    make_archive(vm)
+    shutil.copytree(vm.directory, world.home / "copy", symlinks=True)
+    copy = Vm(world, world.home / "copy")
+    write_byte(copy, 1, "0", "web-backing.qcow2")
+    assert len(removed(copy, "--keep", "1")) == 1
+    assert len(state_names(vm)) == 1

@@ -338,3 +338,35 @@ def test_machines_that_share_a_name_are_all_looked_at(blank: Blank) -> None:
     files = [path.parent / ".vmrc" for path in overlays]
     numbers = [line for file in files for line in file.read_text().splitlines() if "VM_MACHINE_ID" in line]
     assert len(numbers) == len(set(numbers)) == 2
+
+
+def test_disk_of_another_machine_is_no_base_to_commit_to(blank: Blank) -> None:
+    vm, other = blank("web"), blank("other")
+    other.ok("disk", "rebase", "disk0")
+    write_byte(other, 1, "0", "other-backing.qcow2")
+    vm.ok("disk", "rebase", "disk0", other.directory / "other-backing.qcow2")
+    write_byte(vm, 2, "0", "web-backing.qcow2")
+    refused = vm.qvm("disk", "commit")
+    said = f"cannot commit to other-backing.qcow2: it is a disk of the machine in {other.directory}"
+    assert (refused.status, said in refused.err) == (3, True), refused
+    (vm.directory / "hard.qcow2").hardlink_to(other.directory / "other-backing.qcow2")
+    vm.ok("disk", "rebase", "disk0", "hard.qcow2")
+    refused = vm.qvm("disk", "commit")
+    said = f"cannot commit to hard.qcow2: it is a disk of the machine in {other.directory}"
+    assert (refused.status, said in refused.err) == (3, True), refused
+    assert read_byte(other, "0", "other-backing.qcow2") == 1
+    vm.ok("disk", "rebase", "disk0")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "web-backing.qcow2", "more.qcow2")
+    vm.set(VM_DISKS="more.qcow2")
+    refused = vm.qvm("disk", "commit", "disk1")
+    assert (refused.status, "it is disk0 of this machine" in refused.err) == (3, True), refused
+
+
+def test_disk_that_a_guest_writes_to_becomes_no_base(blank: Blank) -> None:
+    vm, other = blank("web"), blank("other")
+    other.ok("start", "--no-wait")
+    for words in ([], ["--unsafe"]):
+        refused = vm.qvm("disk", "rebase", "disk0", other.directory / "other-backing.qcow2", *words)
+        assert (refused.status, "is in use by" in refused.err) == (1, True), refused
+    other.kill()
+    vm.ok("disk", "check")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.archives import make_archive
 from tests.support.counting import NO_WAITING
-from tests.support.programs import qemu_img
+from tests.support.programs import qemu_img, qemu_io
 from tests.support.world import Blank, Vm, World
 
 HOOK = '#!/bin/sh\necho "$0" >>"$VM_HOME/ran"\n'
@@ -125,3 +125,27 @@ def test_state_whose_paths_cannot_be_rewritten_is_restored(blank: Blank) -> None
     opened = [os.path.realpath(link) for link in Path(f"/proc/{twin.pid}/fd").iterdir()]
     assert str(vm.directory / "own.qcow2") not in opened
     twin.ok("kill")
+
+
+def test_base_of_a_disk_in_a_folder_is_found_in_each_copy(blank: Blank, world: World) -> None:
+    vm = blank("web", VM_DISKS="disks/deep/data.qcow2")
+    (vm.directory / "disks/deep").mkdir(parents=True)
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "below.qcow2", "1M")
+    qemu_io(vm, "-c", "write -P 1 0 64k", "below.qcow2")
+    words = ["-f", "qcow2", "-F", "qcow2", "-b", "../../below.qcow2"]
+    qemu_img(vm, "create", "-q", *words, "disks/deep/data.qcow2")
+    vm.ok("archive")
+    vm.ok("clone", "../clone")
+    vm.ok("clone", "../linked", "--linked")
+    vm.ok("restore", "latest", "../restored")
+    vm.ok("export", "../web.tar")
+    assert world.run("import", "web.tar", "imported").status == 0
+    for name in ("clone", "linked", "restored", "imported"):
+        made = Vm(world, world.home / name)
+        made.ok("disk", "check")
+        read = qemu_io(made, "-r", "-c", "read -P 1 0 64k", "disks/deep/data.qcow2")
+        assert ("read 65536/65536" in read, "verification failed" in read) == (True, False), (name, read)
+        if name != "linked":
+            made.ok("move", "../moved")
+            Vm(world, world.home / "moved").ok("disk", "check")
+            Vm(world, world.home / "moved").ok("delete", "-y", "--now")

@@ -14,7 +14,7 @@ from tests.support.errors import require_error
 from tests.support.kill_steps import killed_at
 from tests.support.killer import begin_held
 from tests.support.small_disk import small_disk
-from tests.support.world import DEADLINE_S, Blank, Vm, World
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm, World
 
 STEPS = 200
 MAKE = ["qemu-img", "create", "-q", "-f", "qcow2"]
@@ -278,3 +278,16 @@ def test_trash_that_is_not_mounted_is_named(world: World) -> None:
     link = world.home / f".local/share/qvm/trash/{name}"
     assert json.loads(result.out)["unseen"] == {str(link): f"{below}/{name}"}
     assert "0 machines in the trash, and 1 that cannot be seen" in world.run("prune").out
+
+
+def test_move_where_a_folder_cannot_be_written_says_which(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    (world.home / "far").mkdir()
+    powerless = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else ["env"]
+    for folder in (world.home, world.home / "far", vm.directory):
+        folder.chmod(0o555)
+        result = world.run(*powerless[1:], QVM, "-M", "web", "move", "far/web", program=powerless[0])
+        folder.chmod(0o755)
+        said = f"cannot move: you cannot write to {folder}\nhint: `chmod u+w {folder}` first"
+        assert (result.status, said in result.err) == (1, True), result
+    assert world.run("move", "web", "far/web").status == 0

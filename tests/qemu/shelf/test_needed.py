@@ -267,3 +267,65 @@ def test_machine_that_was_moved_by_hand_is_kept_for_its_clone(blank: Blank, worl
     assert world.run(*hinted(result)).status == 0
     mail.ok("disk", "check")
     require_kept(new, "mail-backing.qcow2 is backed by web-base.qcow2")
+
+
+def test_base_is_not_written_under_another_of_its_names(blank: Blank, world: World) -> None:
+    vm, user = blank("web"), blank("user")
+    (user.directory / "hard.qcow2").hardlink_to(vm.directory / "web-base.qcow2")
+    qemu_img(user, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "hard.qcow2", "data.qcow2")
+    user.set(VM_DISKS="data.qcow2")
+    user.ok("disk", "list")
+    qemu_io(vm, "-c", "write -P 1 0 64k", "web-backing.qcow2")
+    refused = vm.qvm("disk", "commit")
+    assert (refused.status, "data.qcow2 is backed by" in refused.err) == (1, True), refused
+    made = vm.ok("archive", "--create")
+    assert "data.qcow2 is also backed by web-base.qcow2" in made.out + made.err, made
+    user.ok("disk", "check")
+    assert "pattern verification failed" not in qemu_io(user, "-r", "-c", "read -P 0 0 64k", "data.qcow2")
+    vm.ok("delete", "-y", "--now")  # the data stays under the other name
+    user.ok("disk", "check")
+
+
+def test_copy_with_hard_links_commits_and_is_removed(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    subprocess.run(["cp", "-al", "web", "twin"], cwd=world.home, check=True)
+    twin = Vm(world, world.home / "twin")
+    twin.ok("renew")
+    qemu_io(vm, "-c", "write -P 1 0 64k", "web-backing.qcow2")
+    vm.ok("disk", "commit")
+    vm.ok("delete", "-y", "--now")
+    twin.ok("disk", "check")
+
+
+@pytest.mark.parametrize("is_added", [False, True])
+def test_overlay_made_by_hand_is_known_to_the_base(blank: Blank, world: World, is_added: bool) -> None:
+    base, user = blank("base"), blank("user")
+    below = base.directory / "base-base.qcow2"
+    qemu_img(user, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, "data.qcow2")
+    if is_added:
+        user.ok("disk", "add", "data.qcow2")
+    else:
+        user.set(VM_DISKS="data.qcow2")
+        user.ok("start", "--no-wait")
+        user.kill()
+    (world.home / "base").rename(world.home / "elsewhere")
+    require_kept(Vm(world, world.home / "elsewhere"), "the linked clone in")
+    (world.home / "elsewhere").rename(world.home / "base")
+    unknown(world, "user")
+    require_kept(base, "a linked clone of it is not in")
+
+
+@pytest.mark.parametrize("name", ["mail", "a\nline/mail"])
+def test_clone_that_is_in_no_list_keeps_its_base(blank: Blank, world: World, name: str) -> None:
+    vm = blank("web")
+    (world.home / name).parent.mkdir(exist_ok=True)
+    vm.ok("clone", f"../{name}", "--linked")
+    mail = Vm(world, world.home / name)
+    (world.home / ".local/share/qvm/machines").unlink()
+    require_kept(vm, "mail-backing.qcow2 is backed by web-base.qcow2")
+    refused = vm.qvm("disk", "commit")
+    assert (refused.status, "mail-backing.qcow2 is backed by it" in refused.err) == (1, True), refused
+    mail.ok("disk", "check")
+    mail.ok("disk", "rebase", "disk0")
+    vm.ok("delete", "-y", "--now")
+    mail.ok("disk", "check")

@@ -37,7 +37,7 @@ SETTINGS = {
 }  # fmt: skip
 STATE = {
     "qvmsh.host.locks", "qvmsh.host.process", "qvmsh.machine.launch_record", "qvmsh.machine.state",
-    "qvmsh.qemu", "qvmsh.qemu.qmp",
+    "qvmsh.qemu", "qvmsh.qemu.qmp", "qvmsh.qemu.shapes",
 }  # fmt: skip
 OWN = {
     "--version": {*DOOR, "qvmsh._version"},

@@ -87,7 +87,7 @@ class _Evaluator:
             while first.is_export and end < len(rows) and rows[end].statement == first.statement:
                 end += 1
             try:  # bash expands all words of an `export` before it assigns any
-                values = [(row, self._value(row)) for row in (rows[at:end] if end - at > 1 else (first,))]
+                values = [(row, self._value(row)) for row in rows[at:end]]
             except _TooLarge:
                 break
             for row, value in values:

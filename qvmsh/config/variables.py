@@ -203,18 +203,11 @@ def _id(_variable: Variable, value: str) -> Wrong:
     return "", "0" + value if len(value) == 1 and value.isascii() and value.isdigit() else ""
 
 
-_accounts: set[str] = set()
-"""Accounts that have been found: many machines have one owner."""
-
-
 def _account(_variable: Variable, value: str) -> Wrong:
-    if value in _accounts:
-        return None
     import pwd
 
     try:
         pwd.getpwnam(value)
-        _accounts.add(value)
     except (KeyError, ValueError):
         import os
 

@@ -41,6 +41,7 @@ BROKEN = "broken"
 """QEMU is there, but cannot be reached or must not be resumed; the detail says why."""
 
 PID_WORD = "-pidfile"
+"""Among the arguments of each QEMU that qvm starts."""
 YOUNG_S = 10.0
 """A QEMU younger than this that does not answer is still coming up."""
 GREETING_S = 5.0
@@ -159,7 +160,6 @@ def observe(vm: BaseMachine, ask: Callable[[LaunchRecord], str] | None = None) -
 
 
 def asked(note: LaunchRecord) -> str:
-    """QEMU's own word for its state."""
     """QEMU's own word for its state."""
     return str(qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"])
 

@@ -32,6 +32,7 @@ WORK = (
 """The first words of both monitors' commands that work on memory or disks, for any time."""
 _TOGETHER = 100
 """So many connections are open at once."""
+_LATE_S = 0.05
 TICK_S = 0.1
 """How long a progress display waits for QEMU before polling."""
 
@@ -380,11 +381,15 @@ def ask_all(paths: Sequence[str], command: str, *, timeout_s: float = 1.0) -> di
         for path in paths[first : first + _TOGETHER]:
             try:
                 exchange = Exchange(path, max(until - monotonic(), 0.001))
-                begun.append((path, exchange, exchange.begin(command)[0]))
             except OSError:
                 continue
+            try:
+                begun.append((path, exchange, exchange.begin(command)[0]))
+            except OSError:
+                exchange.close()
         for path, exchange, mark in begun:
             with exchange:
+                exchange._begin(max(until - monotonic(), _LATE_S))  # after a silent one, what has come
                 try:
                     answers[path] = exchange._reply(command, mark)
                 except (OSError, QmpError):

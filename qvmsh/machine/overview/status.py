@@ -6,7 +6,6 @@ import os
 
 from qvmsh.errors import ConfigError, NotAcceptedError
 from qvmsh.host import locks
-from qvmsh.io import QUIET
 from qvmsh.machine import copies, state
 from qvmsh.machine.reports import Verdict
 
@@ -132,7 +131,7 @@ def look(
     Args:
         ask: as in `state.observe`.
     """
-    if vm.io is not QUIET and copies.foreign_place(vm):
+    if copies.foreign_place(vm):
         from qvmsh.machine import registry  # late: it is rarely needed
 
         registry.warn_of_copy(vm)

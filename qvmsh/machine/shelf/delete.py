@@ -218,7 +218,11 @@ def _went(going: list[trash.Entry], gone: list[trash.Entry]) -> str:
     """Which of the machines that were to be removed are, after one of them has failed, or was interrupted."""
     half = [each for each in going if each not in gone and not os.path.lexists(each.path)]
     left = [each for each in going if each not in gone and each not in half]
-    rows = {"removed": gone, "not yet wholly (`qvm prune` continues)": half, "still in the trash": left}
+    rows = {
+        "removed": gone,
+        "partly removed (`qvm prune` removes the rest)": half,
+        "still in the trash": left,
+    }
     return "; ".join(
         f"{what}: {', '.join(printable(each.name) for each in each_row) or 'nothing'}"
         for what, each_row in rows.items()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvmsh.config.evaluation import evaluate
-from qvmsh.config.grammar import parse
+from qvmsh.config.grammar import Scanner, parse
 from qvmsh.config.syntax import MAX_DEPTH, MAX_PROBLEMS, is_name
 
 
@@ -223,6 +223,25 @@ def test_parse_long_text_takes_linear_time(kind: str) -> None:
     # 8 times the text; quadratic would be 64 times, whenever it is measured; a host may change its speed
     pairs = ((max(seconds(1 << 15), 0.001), seconds(1 << 18)) for _ in range(20))
     assert any(large < 20 * small + 0.2 for small, large in pairs)
+
+
+LINES = st.lists(st.text("AB_1=:;#é{} ~$'\"\\\r\n", max_size=12)).map("\n".join)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(text=LINES)
+def test_parse_simple_lines_is_as_of_all_others(text: str) -> None:
+    def found() -> tuple[list[object], list[str]]:
+        document = parse(text, "f")
+        values: dict[str, str] = {}
+        problems = [*document.problems, *evaluate(document, values)]
+        rows = [(row.name, row.line, row.column, row.start, row.end) for row in document.assignments]
+        return [rows, values], [str(each) for each in problems]
+
+    quick = found()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scanner, "_simple", lambda _: False)
+        assert found() == quick
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)

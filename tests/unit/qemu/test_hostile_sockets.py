@@ -125,6 +125,21 @@ def test_monitor_that_turns_hostile_is_an_error(name: str) -> None:
         qmp.ask(path, "query-status", timeout_s=LIMIT_S)
 
 
+def test_many_monitors_are_asked_also_after_a_silent_one() -> None:
+    def running(line: socket.socket, number: int) -> None:
+        line.sendall(json.dumps({"return": {"status": "running"}, "id": number}).encode() + b"\n")
+        silence(line)
+
+    monitors = [
+        *(of_monitor(lambda line, _: silence(line)), of_monitor(running)),
+        *(silence, hang_up, of_monitor(running)),
+    ]
+    with contextlib.ExitStack() as stack, bounded():
+        paths = [stack.enter_context(Answering(speak)) for speak in monitors]
+        found = qmp.ask_all([*paths, "/nonexistent"], "query-status", timeout_s=5.0)
+        assert found == {path: {"status": "running"} for path in (paths[1], paths[4])}
+
+
 @pytest.mark.parametrize("name", ["drip", "flood"])
 def test_message_without_an_end_ends_also_without_a_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qmp, "MESSAGE_S", LIMIT_S)

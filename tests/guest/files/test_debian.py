@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,45 +72,21 @@ def test_put_over_an_account_without_shell_uses_sftp(big: Vm, tmp_path: Path) ->
     big.answering()
 
 
-@pytest.fixture(scope="module")
-def with_rsync(big: Vm, tmp_path_factory: pytest.TempPathFactory) -> Vm:
-    """The host's rsync in the guest too, with its libraries."""
-    program = shutil.which("rsync")
-    if program is None and os.environ.get("CI"):
-        pytest.fail("rsync is not installed")
-    if program is None:
-        pytest.skip("rsync is not installed")
-    folder = tmp_path_factory.mktemp("rsync") / "rsync"
-    folder.mkdir()
-    shutil.copy(program, folder)
-    for line in subprocess.check_output(["ldd", program], text=True).splitlines():
-        if found := re.search(r"(/\S+)", line):
-            shutil.copy(found[1], folder)
-    assert big.qvm("sync", ".vmrc", ":/tmp/").err.startswith("qvm: big: the guest has no rsync")
-    big.ok("put", folder, "/var/tmp/rsync")
-    start = tmp_path_factory.mktemp("start") / "rsync"
-    run = "/var/tmp/rsync/ld-linux* --library-path /var/tmp/rsync /var/tmp/rsync/rsync"
-    start.write_text(f'#!/bin/sh\nexec {run} "$@"\n')
-    start.chmod(0o755)
-    big.ok("put", "--via", "agent", start, "/usr/local/bin/")
-    return big
-
-
-def test_sync_both_ways_copies_what_differs(with_rsync: Vm, tmp_path: Path) -> None:
+def test_sync_both_ways_copies_what_differs(big: Vm, tmp_path: Path) -> None:
     make_tree(tmp_path / "tree")
     os.unlink(tmp_path / "tree/second name")  # rsync copies it as another file
-    first = json.loads(with_rsync.ok("--json", "sync", f"{tmp_path}/tree/", ":/tmp/synced dir/").out)
+    first = json.loads(big.ok("--json", "sync", f"{tmp_path}/tree/", ":/tmp/synced dir/").out)
     assert (first["via"], first["files"] > 60, first["failed"]) == ("rsync", True, [])
     (tmp_path / "tree/more").write_text("more")
-    again = json.loads(with_rsync.ok("--json", "sync", f"{tmp_path}/tree/", ":/tmp/synced dir/").out)
+    again = json.loads(big.ok("--json", "sync", f"{tmp_path}/tree/", ":/tmp/synced dir/").out)
     assert (again["files"], again["bytes"]) == (1, 4)
-    with_rsync.ok("sync", ":/tmp/synced dir", tmp_path / "back")
+    big.ok("sync", ":/tmp/synced dir", tmp_path / "back")
     assert seen(tmp_path / "back/synced dir") == seen(tmp_path / "tree")
     (tmp_path / "back/synced dir/extra").write_text("x")
-    with_rsync.ok("sync", "--delete", ":/tmp/synced dir", tmp_path / "back")
+    big.ok("sync", "--delete", ":/tmp/synced dir", tmp_path / "back")
     assert seen(tmp_path / "back/synced dir") == seen(tmp_path / "tree")
 
 
-def test_sync_of_what_is_missing_is_named(with_rsync: Vm) -> None:
-    result = with_rsync.qvm("sync", ":/nosuch", ".")
+def test_sync_of_what_is_missing_is_named(big: Vm) -> None:
+    result = big.qvm("sync", ":/nosuch", ".")
     assert (result.status, "not copied: rsync: [sender] link_stat" in result.out) == (1, True), str(result)

@@ -234,3 +234,4 @@ def test_put_and_get_when_qemu_is_killed_say_so(running: Vm, big: Path, tmp_path
     ):
         result = running.qvm(*words)
         assert (result.status, "it is " in result.err) == (3, True), str(result)
+    running.ok("start", "--no-wait")  # it clears away what the dead one left

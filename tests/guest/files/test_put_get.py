@@ -188,6 +188,7 @@ def test_get_targets_are_those_of_cp(running: Vm, tmp_path: Path) -> None:
         (["get", "/etc/passwd", "/dev/null"], 1, "/dev/null is a device"),
         (["get", "/", "x"], 2, "get: / has no name of its own"),
         (["sync", ".vmrc", "/tmp"], 2, "either the sources or the target must be the guest's"),
+        (["sync", ".vmrc", ":/tmp/"], 1, "the guest has no rsync"),
     ],
 )
 def test_copy_that_cannot_be_made_says_why(running: Vm, words: list[str], status: int, said: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.io import Io, unwritable
 from qvmsh.machine import programs, state
-from qvmsh.machine.guest import frozen
+from qvmsh.machine.guest import frozen, given
 from qvmsh.machine.guest import wish as wishes
 from qvmsh.machine.guest.transports import agent, serial, ssh
 from qvmsh.machine.guest.wish import Unusable
@@ -49,7 +49,7 @@ def execute(vm: BaseMachine, wish: Wish) -> Result:
         wish = replace(wish, tag=secrets.token_hex(8))
     for way in wish.ways:
         if way != "ssh" and wish.is_interactive and wish.data is None and not is_captured:
-            wish = replace(wish, data=vm.io.stdin.buffer.read())
+            wish = replace(wish, data=_input(vm, wish, began))
         try:
             done = _RUN[way](vm, pid, note, wish)
         except Unusable as error:
@@ -64,6 +64,17 @@ def execute(vm: BaseMachine, wish: Wish) -> Result:
         "no way leads into the guest, so nothing was run", machine=vm.name, details=why,
         hint="`qvm status` shows the machine's state; `qvm console` is the guest's serial console",
     )  # fmt: skip
+
+
+def _input(vm: BaseMachine, wish: Wish, began: float) -> bytes:
+    """All of standard input, for a way that sends it at the beginning; of too much, one byte too much."""
+    until = None if wish.timeout_s is None else began + wish.timeout_s
+    found = bytearray()
+    for data in given.pieces(vm, until=until, what="nothing was run"):
+        found += data
+        if len(found) > agent.MOST_BYTES:
+            break
+    return bytes(found[: agent.MOST_BYTES + 1])
 
 
 def captured(vm: BaseMachine, wish: Wish) -> Result:

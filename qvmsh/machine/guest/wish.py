@@ -14,6 +14,8 @@ TAG = "QVM_EXEC"
 """A variable of a command that must end in time."""
 WAYS = ("ssh", "agent", "serial")
 """The ways into a guest, in the order in which they are tried."""
+MOST_BYTES = 120 << 10
+"""The longest script: Linux gives a program words of up to 128 KiB. Source: execve(2)."""
 _PLAIN = re.compile(r"[ -&(-~]*")
 """What needs no other quotes than single ones, on a line of ASCII."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
@@ -104,6 +106,9 @@ def script(wish: Wish, *, is_ascii: bool = False) -> str:
 
     Args:
         is_ascii: only printable ASCII: for a way that carries nothing else.
+
+    Raises:
+        UsageError: it is too long.
     """
     quoting = _Quoting(is_ascii=is_ascii)
     parts = []
@@ -119,8 +124,23 @@ def script(wish: Wish, *, is_ascii: bool = False) -> str:
     whole = " ".join([*quoting.set, *parts])
     if wish.tag:  # `ending` finds the shell itself by it
         inner = _Quoting(is_ascii=False).quoted(f"set --; {whole}")
-        return f"exec env {TAG}={wish.tag} sh -c {inner} sh {TAG}={wish.tag}"
+        whole = f"exec env {TAG}={wish.tag} sh -c {inner} sh {TAG}={wish.tag}"
+    require_short(whole)
     return whole
+
+
+def require_short(text: str) -> None:
+    """Refuse a command that cannot be given to a program.
+
+    Raises:
+        UsageError: it is too long.
+    """
+    count = len(text.encode(errors="surrogateescape"))
+    if count > MOST_BYTES:
+        raise UsageError(
+            f"the command is {count >> 10} KiB long, and the guest can be given {MOST_BYTES >> 10} KiB",
+            hint="`qvm put` copies a file of any size, which the command can read",
+        )
 
 
 class _Quoting:

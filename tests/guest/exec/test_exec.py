@@ -94,6 +94,37 @@ def test_input_arrives_and_only_where_it_is_asked_for(running: Vm, way: str) -> 
     assert run(running, "--via", way, "--", "cat", data=b"not asked for").stdout == b""
 
 
+@pytest.mark.parametrize("words", [["exec", "-i", "--via", "agent", "cat"], ["put", "-", "/tmp/x"]])
+def test_input_that_does_not_end_is_not_waited_for(running: Vm, words: list[str]) -> None:
+    command = [QVM, words[0], "--timeout", "6", *words[1:]]
+    with subprocess.Popen(
+        command, cwd=running.directory, env=running.world.environ, stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stderr is not None
+        assert child.wait(DEADLINE_S) == 124
+        assert "standard input had not ended in time" in child.stderr.read()
+    assert running.ok("exec", "--via", "agent", "--", "ls", "-A", "/tmp").out == ""
+
+
+@pytest.mark.parametrize("way", ["agent", "serial"])
+def test_input_without_an_end_is_refused(running: Vm, way: str) -> None:
+    with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as endless:
+        done = subprocess.run(
+            [QVM, "exec", "-i", "--via", way, "--", "head", "-1"], cwd=running.directory,
+            env=running.world.environ, stdin=endless.stdout, capture_output=True, text=True,
+            timeout=DEADLINE_S, check=False,
+        )  # fmt: skip
+        endless.kill()
+    assert (done.returncode, "its input is larger than" in done.stderr) == (125, True), done.stderr
+
+
+@pytest.mark.parametrize("words", [["exec", "--via", "ssh"], ["exec", "--via", "agent"], ["ssh"]])
+def test_command_that_is_too_long_is_refused(running: Vm, words: list[str]) -> None:
+    refused = running.qvm(*words, "--", "echo", *["x" * 50_000] * 3)
+    require_error(refused, 2, "the command is 146 KiB long", "`qvm put` copies a file")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_environment_folder_and_account(running: Vm, way: str) -> None:
     words = ["--env", "A=a b\n$c'", "-e", "B=", "--cwd", "/usr/bin", "--shell", 'echo "$PWD|$A|$B|${C-no}"']

@@ -147,6 +147,15 @@ def test_put_interrupted_by_ctrl_c_ends_at_once_and_resumes(running: Vm, big: Pa
     assert asked(running, "stat -c %s /tmp/big") == f"{BIG_BYTES}\n"
 
 
+def test_second_put_of_a_file_at_once_is_refused(running: Vm, big: Path) -> None:
+    with begun(running, is_arriving(running), "put", big, "/tmp/big") as child:
+        result = running.qvm("put", big, "/tmp/big")
+        assert (result.status, "another process copies the same file" in result.err) == (1, True), str(result)
+        ended(child, 0, "")
+    wanted = hashlib.sha256(big.read_bytes()).hexdigest()
+    assert asked(running, "sha256sum </tmp/big").split()[0] == wanted
+
+
 def test_put_killed_resumes_by_less_than_all(running: Vm, big: Path) -> None:
     with begun(running, is_arriving(running), "put", big, "/tmp/big") as child:
         child.kill()

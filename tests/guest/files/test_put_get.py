@@ -210,13 +210,31 @@ def test_get_what_cannot_be_read_is_named_and_the_rest_copied(running: Vm, tmp_p
 
 
 @pytest.mark.parametrize("way", ["ssh", "sftp"])
-def test_put_over_a_running_program_and_a_read_only_folder(running: Vm, tmp_path: Path, way: str) -> None:
+def test_put_over_a_running_program_replaces_it(running: Vm, tmp_path: Path, way: str) -> None:
     """A file that is in use is replaced as a whole, never written to."""
     (tmp_path / "prog").write_text("#!/bin/sh\necho new\n")
     (tmp_path / "prog").chmod(0o755)
     running.ok("ssh", "printf '#!/bin/sh\\nread x\\necho old\\n' >/tmp/prog; ln /tmp/prog /tmp/other")
     running.ok("put", "--via", way, tmp_path / "prog", "/tmp/prog")
     assert running.ok("ssh", "/tmp/prog; cat /tmp/other | tail -1").out == "new\necho old\n"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_put_read_only_folders_twice(running: Vm, tmp_path: Path, way: str) -> None:
+    """Below a folder that is there already they cannot be moved by their owner, nor written to."""
+    for content in ("first", "second"):
+        tree = tmp_path / content / "tree"
+        (tree / "closed/inner").mkdir(parents=True)
+        for name in ("a", "closed/b", "closed/inner/c"):
+            (tree / name).write_text(content)
+        for name in ("closed/inner", "closed"):
+            (tree / name).chmod(0o555)
+        running.ok("ssh", "mkdir -p /tmp/tree")
+        assert report(running, "put", "--via", way, tree, "/tmp/")["failed"] == []
+        found = running.ok(
+            "ssh", "cd /tmp/tree; cat a closed/b closed/inner/c; stat -c %a closed closed/inner"
+        )
+        assert found.out == f"{content * 3}555\n555\n"
 
 
 def test_upload_and_download_of_the_shell_go_the_same_way(running: Vm, tmp_path: Path) -> None:

@@ -23,7 +23,16 @@ from qvmsh.errors import DeadlineError, GuestUnreachableError, QvmError, UsageEr
 from qvmsh.io import unwritable
 from qvmsh.machine.guest.files import carriers, incoming
 from qvmsh.machine.guest.files.limits import Limit
-from qvmsh.machine.guest.files.names import RESUME, STREAM, guest_path, part_name, require_different, split
+from qvmsh.machine.guest.files.names import (
+    RESUME,
+    STREAM,
+    guest_path,
+    in_use,
+    part_name,
+    require_different,
+    split,
+)
+from qvmsh.machine.guest.files.placing import Placing
 from qvmsh.machine.guest.files.receivers import Done
 from qvmsh.machine.guest.files.reports import Copied
 from qvmsh.machine.guest.files.sources import BLOCK_BYTES
@@ -200,19 +209,23 @@ class _Getting:
     @contextlib.contextmanager
     def _part(self, path: str) -> Iterator[int]:
         """A file that is not complete yet, made or found, for this process alone."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise QvmError(f"{path} is in the way: it is not a file", machine=self._vm.name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        while True:
+            fd = os.open(path, flags, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise QvmError(
-                    f"another process copies the same file to {os.path.dirname(path)}", machine=self._vm.name
-                ) from None
-            yield fd
-        finally:
-            os.close(fd)
+                found = os.fstat(fd)
+                if not stat.S_ISREG(found.st_mode):
+                    raise QvmError(f"{path} is in the way: it is not a file", machine=self._vm.name)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise in_use(self._vm.name, os.path.dirname(path)) from None
+                if not _is_named(path, found):  # another process has just given it its final name
+                    continue
+                yield fd
+                return
+            finally:
+                os.close(fd)
 
     def _read(self, sender: Sender, seen: Seen, fd: int, there: int) -> int:
         at = there
@@ -249,15 +262,27 @@ class _Getting:
                 failed = sender.tree(seen, unpacking)
                 unpacking.close()
             done.failed += [*failed, *unpacking.failed]
-            for name in os.listdir(inner):
-                new = target.name or name
-                if incoming.place(inner, name, outer, new, done.failed, new) and name in unpacking.modes:
-                    os.chmod(new, unpacking.modes[name], dir_fd=outer)
+            names = os.listdir(inner)
+            if unpacking.files and not names:
+                raise QvmError(
+                    f"another program has removed {part}; nothing was copied", machine=self._vm.name
+                )
+            placing = Placing(unpacking.modes, done.failed)
+            for name in names:
+                placing.place(inner, name, outer, target.name or name)
             done.files, done.bytes = unpacking.files, unpacking.bytes
         finally:
             os.close(inner)
             os.close(outer)
-            _remove(part)
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_named(path: str, found: os.stat_result) -> bool:
+    """True if the path still is that file."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), found)
+    except FileNotFoundError:
+        return False
 
 
 def _keep(fd: int, seen: Seen) -> None:
@@ -265,18 +290,3 @@ def _keep(fd: int, seen: Seen) -> None:
     os.fchmod(fd, 0o644 if seen.mode is None else seen.mode & incoming.MODES)
     if seen.mtime_s is not None and seen.mtime_s < 1 << 33:
         os.utime(fd, (seen.mtime_s, seen.mtime_s))
-
-
-def _remove(folder: str) -> None:
-    """Remove what is left of a part; folders in it may be read-only."""
-
-    def retry(function: object, path: str, _: object) -> None:
-        os.chmod(os.path.dirname(path), 0o700)
-        with contextlib.suppress(OSError):
-            if os.path.isdir(path) and not os.path.islink(path):
-                os.chmod(path, 0o700)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.unlink(path)
-
-    shutil.rmtree(folder, onerror=retry)

@@ -76,7 +76,7 @@ class Unpacking:
         self.files = self.bytes = self._stored = self._members = 0
         self.failed: list[str] = []
         self.modes: dict[str, int] = {}
-        """Modes of the folders at the top, which get them last."""
+        """Mode of each folder; they get them last, once they are in their places."""
 
     def all(self, read: Callable[[int], bytes], top: Callable[[str], str]) -> None:
         """Unpack one stream.
@@ -110,14 +110,10 @@ class Unpacking:
             )  # fmt: skip
 
     def close(self) -> None:
-        """Give the folders their modes and times."""
+        """Give the folders their times, and note their modes."""
         for parts, mode, mtime_s in reversed(self._folders):
-            fd = self._folder(parts)
-            os.utime(fd, (mtime_s, mtime_s))
-            if len(parts) == 1:
-                self.modes[parts[0]] = mode
-            else:
-                os.fchmod(fd, mode)
+            os.utime(self._folder(parts), (mtime_s, mtime_s))
+            self.modes.setdefault("/".join(parts), mode)
         self._forget()
 
     def _forget(self) -> None:
@@ -136,6 +132,8 @@ class Unpacking:
         """The folders and the name, with the name here at the top; none for the top itself."""
         if name.startswith("/"):
             self.refuse(name, "it is absolute")
+        if "\0" in name:
+            self.refuse(name, "it holds the character NUL")
         parts = [each for each in name.split("/") if each not in ("", ".")]
         if ".." in parts:
             self.refuse(name, "`..`")
@@ -182,6 +180,8 @@ class Unpacking:
             if member.kind == "file":
                 self._file(member, fd, name)
             elif member.kind == "a symbolic link":
+                if "\0" in member.link:
+                    self.refuse(member.link, "it holds the character NUL")
                 os.symlink(member.link, name, dir_fd=fd)
                 os.utime(name, (member.mtime_s, member.mtime_s), dir_fd=fd, follow_symlinks=False)
             elif member.kind == "a hard link":
@@ -234,49 +234,3 @@ def write_sparse(fd: int, data: bytes, at: int) -> None:
     for begin, length in scan.parts(data):
         piece = data if length == len(data) else data[begin : begin + length]
         host_files.write_at(fd, piece, at + begin)
-
-
-def place(source: int, old: str, target: int, new: str, failed: list[str], shown: str) -> bool:
-    """Move a name from one folder into another; folders that are in both become one.
-
-    No link in the target is followed; what is in the way stays, and is in `failed`.
-
-    Args:
-        source, target: descriptors of the folders.
-
-    Returns:
-        False if it was not moved as a whole.
-    """
-    is_folder = stat.S_ISDIR(os.stat(old, dir_fd=source, follow_symlinks=False).st_mode)
-    try:
-        there = os.stat(new, dir_fd=target, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        there = 0
-    if is_folder and there and stat.S_ISDIR(there):
-        _merge(source, old, target, new, failed, shown)
-        return False
-    if there and (is_folder or not (stat.S_ISREG(there) or stat.S_ISLNK(there))):
-        failed.append(f"{shown}: {_what(there)} is in the way")
-        return False
-    os.rename(old, new, src_dir_fd=source, dst_dir_fd=target)
-    return True
-
-
-def _what(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "a directory", stat.S_IFREG: "a file", stat.S_IFLNK: "a symbolic link"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
-
-
-def _merge(source: int, old: str, target: int, new: str, failed: list[str], shown: str) -> None:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    inner = os.open(old, flags, dir_fd=source)
-    try:
-        os.fchmod(inner, 0o700)
-        outer = os.open(new, flags, dir_fd=target)
-        try:
-            for name in os.listdir(inner):
-                place(inner, name, outer, name, failed, f"{shown}/{name}")
-        finally:
-            os.close(outer)
-    finally:
-        os.close(inner)

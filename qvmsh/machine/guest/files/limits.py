@@ -31,17 +31,17 @@ class Limit:
     def __init__(self, vm: BaseMachine, timeout_s: float | None) -> None:
         self._vm = vm
         self._timeout_s = timeout_s
-        self._until = None if timeout_s is None else time.monotonic() + timeout_s
+        self.until = None if timeout_s is None else time.monotonic() + timeout_s
 
     @property
     def left_s(self) -> float:
         """Seconds until something must move."""
-        return STALL_S if self._until is None else max(0.0, min(STALL_S, self._until - time.monotonic()))
+        return STALL_S if self.until is None else max(0.0, min(STALL_S, self.until - time.monotonic()))
 
     @property
     def total_s(self) -> float | None:
         """Seconds until the end of all; None: no limit."""
-        return None if self._until is None else max(0.1, self._until - time.monotonic())
+        return None if self.until is None else max(0.1, self.until - time.monotonic())
 
     def step_ms(self) -> int:
         """How long to wait before looking again, for poll(2)."""
@@ -58,10 +58,15 @@ class Limit:
             DeadlineError: the text says which.
         """
         now = time.monotonic()
-        if self._until is not None and now >= self._until:
+        if self.until is not None and now >= self.until:
             raise self.error(f"the files were not copied within {self._timeout_s:g} s")
         if now - since >= STALL_S:
             raise self.error(f"nothing has moved for {STALL_S:.0f} s")
+
+    def extend(self, seconds: float) -> None:
+        """Give what is left to be done at least this time."""
+        if self.until is not None:
+            self.until = max(self.until, time.monotonic() + seconds)
 
     def error(self, what: str) -> DeadlineError:
         """The error, with what the machine's state has to do with it."""

@@ -11,7 +11,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from qvmsh.errors import UsageError
+from qvmsh.errors import QvmError, UsageError
 
 STREAM = "-"
 """The word for standard input or standard output."""
@@ -90,3 +90,11 @@ def require_different(verb: str, names: dict[str, str], name: str, source: str) 
             f"{verb}: {names[name]} and {source} have the same name, so one would replace the other"
         )
     names[name] = source
+
+
+def in_use(machine: str, folder: str) -> QvmError:
+    """The error where two processes would write to the same part."""
+    return QvmError(
+        f"another process copies the same file to {folder}; nothing was copied", machine=machine,
+        hint="wait for its end",
+    )  # fmt: skip

@@ -13,12 +13,15 @@ import os
 import secrets
 import stat
 import time
+import zlib
 
 from qvmsh.errors import DeadlineError, GuestUnreachableError, QvmError, UsageError
-from qvmsh.host import scan
+from qvmsh.host import locks, scan
+from qvmsh.machine import launch_record
+from qvmsh.machine.guest import given
 from qvmsh.machine.guest.files import carriers, outgoing
 from qvmsh.machine.guest.files.limits import Limit
-from qvmsh.machine.guest.files.names import RESUME, STREAM, guest_path, part_name, require_different
+from qvmsh.machine.guest.files.names import RESUME, STREAM, guest_path, in_use, part_name, require_different
 from qvmsh.machine.guest.files.receivers import Done
 from qvmsh.machine.guest.files.reports import Copied
 from qvmsh.machine.progress import Progress
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 128
 """How many parts of a file with holes are written one by one: each takes a program in the guest."""
+TIDY_S = 10.0
+"""How long a part may take to be removed after the deadline."""
 KEEP = "keep"
 """The mode of the file that is there; that of a new one if there is none."""
 
@@ -49,8 +54,8 @@ def put(vm: BaseMachine, wish: Wish) -> Copied:
     """
     began = time.monotonic()
     _require_sources(vm, wish)
-    work = _Putting(vm, wish)
     limit = Limit(vm, wish.timeout_s)
+    work = _Putting(vm, wish, limit)
     done, tried = carriers.to_first(vm, wish.ways, limit, work.to)
     return Copied(
         vm.name, done.files, done.bytes, done.via, seconds=time.monotonic() - began,
@@ -92,9 +97,10 @@ def name_of(source: str) -> str:
 class _Putting:
     """One call of `put`."""
 
-    def __init__(self, vm: BaseMachine, wish: Wish) -> None:
+    def __init__(self, vm: BaseMachine, wish: Wish, limit: Limit) -> None:
         self._vm = vm
         self._wish = wish
+        self._limit = limit
         self._target = guest_path(wish.target)
 
     def to(self, receiver: Receiver) -> Done:
@@ -118,16 +124,20 @@ class _Putting:
                 f"put: {self._wish.target} is a directory in the guest",
                 hint=f"`qvm put - {self._wish.target.rstrip('/')}/NAME` names the file",
             )
-        stdin = self._vm.io.stdin.buffer
 
         def produce(write: Callable[[bytes], None]) -> None:
-            while data := stdin.read1(outgoing.SLICE_BYTES):  # type: ignore[attr-defined]  # it is buffered
+            for data in given.pieces(self._vm, until=self._limit.until, what="nothing was copied"):
                 write(data)
                 done.bytes += len(data)
 
-        with self._vm.io.stage(f"put {self._wish.target}"), receiver.removed_by_failure(found, part):
-            receiver.write(found, part, [], produce, is_on=False)
-            receiver.place(found, part, found.name, size=done.bytes, mode=KEEP, mtime_s=None)
+        try:
+            with self._vm.io.stage(f"put {self._wish.target}"), receiver.removed_by_failure(found, part):
+                receiver.write(found, part, [], produce, is_on=False)
+                receiver.place(found, part, found.name, size=done.bytes, mode=KEEP, mtime_s=None)
+        except given.Late:
+            self._limit.extend(TIDY_S)
+            receiver.remove(found, part)
+            raise
         done.files = 1
 
     def _one(self, receiver: Receiver, done: Done, fd: int) -> None:
@@ -139,7 +149,8 @@ class _Putting:
         there = found.there_bytes if self._wish.is_resumed else 0
         if there > status.st_size:
             there = 0
-        with Progress(self._vm.io, f"put {source}", status.st_size) as progress:
+        title = f"put {source}"
+        with self._alone(found, part), Progress(self._vm.io, title, status.st_size) as progress:
             with self._kept(receiver, found, part):
                 send_file(receiver, found, part, fd, there=there, tell=progress.tell)
             receiver.place(
@@ -147,6 +158,22 @@ class _Putting:
                 mtime_s=int(status.st_mtime),
             )  # fmt: skip
         done.files, done.bytes, done.resumed_bytes = 1, status.st_size, there
+
+    @contextlib.contextmanager
+    def _alone(self, found: Found, part: str) -> Iterator[None]:
+        """The part for this process alone: a lock in the runtime folder, on a byte that stands for it.
+
+        Raises:
+            QvmError: another process writes to it.
+        """
+        note = launch_record.read(self._vm.files)
+        if note is None:  # it has just ended, which is found out soon
+            yield
+            return
+        with open(note.socket("put.lock"), "ab") as lock:
+            if not locks.take_byte(lock.fileno(), zlib.crc32(os.fsencode(f"{found.folder}/{part}"))):
+                raise in_use(self._vm.name, f"{found.folder} in the guest")
+            yield
 
     @contextlib.contextmanager
     def _kept(self, receiver: Receiver, found: Found, part: str) -> Iterator[None]:

@@ -60,7 +60,8 @@ PLACE_FILE = (
 cd -- "$1" || exit
 if [ "$3" ]; then
     have=$(stat -c %s -- "$2" 2>/dev/null || wc -c <"$2")
-    [ "$have" -ge "$3" ] || truncate -s "$3" -- "$2" || exit
+    [ "$have" -le "$3" ] || { echo "$2: it is longer than what was sent" >&2; exit 1; }
+    [ "$have" = "$3" ] || truncate -s "$3" -- "$2" || exit
 fi
 case $4 in keep) set -- "$1" "$2" "$3" "$(stat -c %a -- "$6" 2>/dev/null || echo 644)" "$5" "$6";; esac
 [ -z "$4" ] || chmod "$4" -- "$2" || exit
@@ -102,13 +103,18 @@ PLACE = (
     + r"""
 cd -- "$1" || exit
 bad=
+open() { [ -w "$1" ] || { stat -c %a -- "$1" 2>/dev/null || echo 555; chmod u+w -- "$1"; }; }
 one() {
-    if [ -d "$2" ] && [ -d "$1" ] && [ ! -L "$1" ]; then all "$1" "$2"
+    if [ -d "$2" ] && [ -d "$1" ] && [ ! -L "$1" ]; then
+        (mode=$(open "$2"); all "$1" "$2"; [ -z "$mode" ] || chmod "$mode" -- "$2"; [ -z "$bad" ]) || bad=1
     elif [ -d "$2" ]; then echo "$2: it is a directory" >&2; bad=1
     elif [ -d "$1" ] && [ ! -L "$1" ] && { [ -e "$2" ] || [ -L "$2" ]; }; then
         echo "$2: it is not a directory" >&2; bad=1
-    elif mv -f -- "$1" "$2"; then [ -z "$3" ] || chmod "$3" -- "$2" || bad=1
-    else bad=1; fi
+    else
+        mode=$3
+        if [ -z "$mode" ] && [ -d "$1" ] && [ ! -L "$1" ]; then mode=$(open "$1"); fi
+        mv -f -- "$1" "$2" && { [ -z "$mode" ] || chmod "$mode" -- "$2"; } || bad=1
+    fi
 }
 all() {
     from=$1 to=$2; set --

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from qvmsh.machine.guest.files.receivers import Done
+    from qvmsh.machine.guest.files.sftp import Attributes
     from qvmsh.machine.guest.files.ways import Produce
     from qvmsh.machine.machine import BaseMachine
 
-GATHERED_BYTES = 1 << 20
+_OPEN = 0o700
+"""What its owner needs to change a folder."""
 
 
 class SftpReceiver:
@@ -102,7 +104,7 @@ class SftpReceiver:
         for path, name in tops:
             self._copy(path, f"{top}/{name}", done, show)
         for _, name in tops:
-            self._place(f"{top}/{name}", f"{found.folder}/{name}", done)
+            self._place(f"{top}/{name}", f"{found.folder.rstrip('/')}/{name}", done)
         self.remove(found, part)
 
     def _copy(self, path: str, target: str, done: Done, show: Callable[[str], None]) -> None:
@@ -156,13 +158,29 @@ class SftpReceiver:
         is_folder = here.mode is not None and stat.S_ISDIR(here.mode)
         is_there = there is not None and there.mode is not None and stat.S_ISDIR(there.mode)
         if is_folder and is_there:
-            self._client.set(old, size=None, mode=0o700, mtime_s=None)
-            for name, _ in list(self._client.folder(old)):
-                self._place(f"{old}/{name}", f"{new}/{name}", done)
+            self._client.set(old, size=None, mode=_OPEN, mtime_s=None)
+            with self._writable(new, there):
+                for name, _ in list(self._client.folder(old)):
+                    self._place(f"{old}/{name}", f"{new}/{name}", done)
         elif is_there or (is_folder and there is not None):
             done.failed.append(f"{new}: it is {'a' if is_there else 'not a'} directory")
         else:
-            self._client.rename(old, new)
+            try:
+                with self._writable(old if is_folder else "", here, new):
+                    self._client.rename(old, new)
+            except sftp.Failed as failed:
+                done.failed.append(failed.what)
+
+    @contextlib.contextmanager
+    def _writable(self, path: str, found: Attributes | None, path_after: str = "") -> Iterator[None]:
+        """Let a read-only folder be written to, and moved, until the block ends; "": nothing."""
+        mode = stat.S_IMODE(found.mode) if path and found and found.mode is not None else _OPEN
+        is_closed = mode & _OPEN != _OPEN
+        if is_closed:
+            self._client.set(path, size=None, mode=mode | _OPEN, mtime_s=None)
+        yield
+        if is_closed:
+            self._client.set(path_after or path, size=None, mode=mode, mtime_s=None)
 
     def remove(self, found: Found, part: str) -> None:
         with contextlib.suppress(QvmError):

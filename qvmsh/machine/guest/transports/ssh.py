@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 END_S = 15.0
 """How long a command that must end may take for it."""
+_LONG = 20_000
+"""Characters of a command whose bytes are counted."""
 LOOK_S = 3.0
 """How long ssh is waited for where another way could be used instead."""
 
@@ -62,6 +64,10 @@ def shell(
         raise GuestUnreachableError(
             "a login shell needs a terminal", machine=vm.name, hint='pass a command: ssh("uname -a")'
         )
+    if sum(map(len, words)) > _LONG:
+        from qvmsh.machine.guest import wish  # late: hardly ever
+
+        wish.require_short(" ".join(words))
     log_in_s = min(guest.LOG_IN_S, timeout_s or guest.LOG_IN_S)
     began = time.monotonic()
     with guest.taken(
@@ -90,6 +96,7 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
     import contextlib
     import subprocess
 
+    from qvmsh.machine import state
     from qvmsh.machine.guest import wish as wishes
 
     began = time.monotonic()
@@ -105,8 +112,9 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
             status = _pass_on(vm, own, words, tty=tty, has_input=wish.is_interactive, timeout_s=left)
         except (TimeoutError, DeadlineError) as error:
             late = error if isinstance(error, DeadlineError) else _late(vm, wish.argv, 0.0, b"")
+            is_paused = state.observe(vm).kind == state.PAUSED  # it can end nothing
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                if own.run(wishes.ending(wish.tag), timeout_s=END_S).returncode == 0:
+                if not is_paused and own.run(wishes.ending(wish.tag), timeout_s=END_S).returncode == 0:
                     late.hint = "it was ended; `--timeout` is the limit in seconds"
             late.what = f"in the guest, `{wish.shown}` had not ended after {wish.timeout_s:g} s"
             raise late from None

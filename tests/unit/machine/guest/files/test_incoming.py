@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 
 from qvmsh.host import tar_format
 from qvmsh.machine.guest.files import incoming
-from qvmsh.machine.guest.files.incoming import Refused, Unpacking, place
+from qvmsh.machine.guest.files.incoming import Refused, Unpacking
+from qvmsh.machine.guest.files.placing import Placing
 from tests.support.odd_names import make_sparse, make_tree, seen
 
 
@@ -38,6 +41,29 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **more: 
 
 
 END = bytes(1024)
+OTHER = 4242
+
+
+@contextlib.contextmanager
+def account(number: int) -> Iterator[None]:
+    """What is done as another account, where root runs the tests."""
+    if os.geteuid() or not number:
+        yield
+        return
+    os.seteuid(number)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def own() -> Iterator[Path]:
+    """A folder of that account; pytest's folders are for root alone."""
+    with tempfile.TemporaryDirectory() as found:
+        if not os.geteuid():
+            os.chown(found, OTHER, OTHER)
+        yield Path(found)
 
 
 @pytest.fixture
@@ -76,11 +102,16 @@ def test_unpacking_what_gnu_tar_sends_keeps_all_of_it(
     ).stdout
     found = unpacked(root[1], data)
     assert found.failed == []
-    assert seen(root[0]) | {b"tree": ()} == {b"tree/" + key: row for key, row in seen(source).items()} | {
+    target = tmp_path_factory.mktemp("target")
+    fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    Placing(found.modes, found.failed).place(root[1], "tree", fd, "tree")
+    os.close(fd)
+    assert found.failed == []
+    assert seen(target) | {b"tree": ()} == {b"tree/" + key: row for key, row in seen(source).items()} | {
         b"tree": ()
     }
-    assert os.stat(root[0] / "tree/holes").st_blocks * 512 < 1 << 20
-    assert os.path.samefile(root[0] / "tree/second name", root[0] / "tree/dir\n1/f")
+    assert os.stat(target / "tree/holes").st_blocks * 512 < 1 << 20
+    assert os.path.samefile(target / "tree/second name", target / "tree/dir\n1/f")
 
 
 HOSTILE = {
@@ -188,7 +219,7 @@ def test_place_folder_into_folder_makes_one_of_both(both: tuple[Path, int, Path,
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(folder.name)
     failed: list[str] = []
-    assert not place(old, "x", new, "x", failed, "x")
+    Placing({}, failed).place(old, "x", new, "x")
     assert failed == []
     found = {str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()}
     assert found == {"x/a": "from", "x/c": "to", "x/deep/b": "from", "x/deep/d": "to"}
@@ -206,7 +237,7 @@ def test_place_does_not_follow_links_of_the_target(both: tuple[Path, int, Path, 
     (target / "d/inner").symlink_to(outside)
     (target / "d/file").symlink_to(outside / "passwd")
     failed: list[str] = []
-    place(old, "d", new, "d", failed, "d")
+    Placing({}, failed).place(old, "d", new, "d")
     assert failed == ["d/inner: a symbolic link is in the way"]
     assert (outside / "passwd").read_text() == "safe"
     assert (target / "d/file").read_text() == "evil"
@@ -220,6 +251,77 @@ def test_place_does_not_replace_a_folder_or_a_device(both: tuple[Path, int, Path
     (target / "f").mkdir()
     os.mkfifo(target / "g")
     failed: list[str] = []
-    place(old, "f", new, "f", failed, "f")
-    place(old, "g", new, "g", failed, "g")
+    Placing({}, failed).place(old, "f", new, "f")
+    Placing({}, failed).place(old, "g", new, "g")
     assert failed == ["f: a directory is in the way", "g: a device is in the way"]
+
+
+@pytest.mark.parametrize("owner", [0, OTHER])
+def test_place_read_only_folders_twice_and_their_modes(own: Path, owner: int) -> None:
+    """Another account than root cannot move a read-only folder, nor write to one."""
+    with account(owner):
+        target = own / "to"
+        target.mkdir()
+        for content in ("first", "second"):
+            source = own / content
+            (source / "x/closed/inner").mkdir(parents=True)
+            for name in ("x/a", "x/closed/b", "x/closed/inner/c"):
+                (source / name).write_text(content)
+            old, new = (os.open(each, os.O_RDONLY | os.O_DIRECTORY) for each in (source, target))
+            failed: list[str] = []
+            Placing({"x": 0o555, "x/closed": 0o555, "x/closed/inner": 0o500}, failed).place(
+                old, "x", new, "y"
+            )
+            os.close(old)
+            os.close(new)
+            assert failed == []
+            files = {path: path.read_text() for path in target.rglob("*") if path.is_file()}
+            assert {each.name for each in files} == {"a", "b", "c"}
+            assert set(files.values()) == {content}
+            modes = [os.stat(target / name).st_mode & 0o777 for name in ("y", "y/closed", "y/closed/inner")]
+            assert modes == [0o555, 0o555, 0o500]
+        for folder in ("y/closed/inner", "y/closed", "y"):
+            (target / folder).chmod(0o700)
+
+
+def test_place_what_cannot_be_moved_is_named(own: Path) -> None:
+    """The rest is moved."""
+    with account(OTHER):
+        for name in ("from/x/closed", "to/x/closed", "from/x/open", "to"):
+            (own / name).mkdir(parents=True, exist_ok=True)
+        (own / "from/x/closed/a").write_text("new")
+        (own / "from/x/open/b").write_text("new")
+    if os.geteuid():
+        pytest.skip("root alone can give a folder to another account")
+    os.chown(own / "to/x/closed", 0, 0)
+    with account(OTHER):
+        old, new = (os.open(own / each, os.O_RDONLY | os.O_DIRECTORY) for each in ("from", "to"))
+        failed: list[str] = []
+        Placing({"x": 0o755, "x/closed": 0o755, "x/open": 0o700}, failed).place(old, "x", new, "x")
+        os.close(old)
+        os.close(new)
+    assert failed == ["x/closed/a: Permission denied"]
+    assert (own / "to/x/open/b").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("a\0b", tarfile.REGTYPE, {})],
+        [("link", tarfile.SYMTYPE, {"linkname": "a\0b"})],
+    ],
+)
+def test_nul_in_a_name_of_a_guest_is_refused(
+    root: tuple[Path, int], rows: list[tuple[str, bytes, dict[str, str]]]
+) -> None:
+    data = b""
+    for name, kind, more in rows:
+        info = tarfile.TarInfo(name)
+        info.type = kind
+        for key, value in more.items():
+            setattr(info, key, value)
+        info.pax_headers = {"path": name} if "\0" in name else {"linkpath": more["linkname"]}
+        data += info.tobuf(tarfile.PAX_FORMAT)
+    with pytest.raises(Refused, match="NUL"):
+        unpacked(root[1], data + END)
+    assert os.listdir(root[0]) == []

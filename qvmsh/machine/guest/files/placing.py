@@ -1,4 +1,4 @@
-"""From a folder of our own to its place, name by name: what `get` does at the end.
+"""From a folder to its place, name by name: what `get` does at the end.
 
     placing = Placing(modes, failed)
     placing.place(part_fd, "tree", target_fd, "tree")
@@ -89,7 +89,7 @@ class Placing:
 
 @contextlib.contextmanager
 def _writable(folder: int) -> Iterator[None]:
-    """Let a read-only folder of ours be written to until the block ends."""
+    """Let a read-only folder be written to until the block ends."""
     mode = stat.S_IMODE(os.fstat(folder).st_mode)
     is_closed = mode & _WRITABLE != _WRITABLE
     if is_closed:

@@ -129,8 +129,9 @@ def _replaced(vm: BaseMachine, text: str, name: str, ways: dict[str, str]) -> st
             changed = _with(changed, row, _joined(row.parts), pattern, lambda m: ways[m[0]]) or changed
     if name == "VM_INCLUDE":
         return changed
-    wanted = pattern.sub(lambda m: ways[m[0]], vm.with_vmrc(text).settings[name])
-    return changed if vm.with_vmrc(changed).settings[name] == wanted else edit.assign(text, name, wanted)
+    own = vm.as_written()
+    wanted = pattern.sub(lambda m: ways[m[0]], own.with_vmrc(text).settings[name])
+    return changed if own.with_vmrc(changed).settings[name] == wanted else edit.assign(text, name, wanted)
 
 
 def between(text: str, source: str, target: str) -> str:

@@ -68,6 +68,7 @@ def relocatable(vm: BaseMachine, shift: Shift, text: str, verb: str) -> str:
     """
     if shift.is_still:
         return text
+    vm = vm.as_written()
     spelled = _spelled(vm.with_vmrc(text), shift, verb)
     before = layers.load(vm.directory, vm.environ, text=text)
     text = _literal(text, spelled)
@@ -99,6 +100,7 @@ def for_copy(vm: BaseMachine, text: str, part: str, target: str, verb: str) -> s
     shift = Shift(vm.directory, target)
     if shift.is_still:
         return text
+    vm = vm.as_written()
     for name, ways in _leading_out(vm.with_vmrc(text), shift, Shift(vm.directory, part)).items():
         text = _replaced(vm, text, name, ways)
     return relocatable(vm, shift, text, verb)
@@ -129,9 +131,8 @@ def _replaced(vm: BaseMachine, text: str, name: str, ways: dict[str, str]) -> st
             changed = _with(changed, row, _joined(row.parts), pattern, lambda m: ways[m[0]]) or changed
     if name == "VM_INCLUDE":
         return changed
-    own = vm.as_written()
-    wanted = pattern.sub(lambda m: ways[m[0]], own.with_vmrc(text).settings[name])
-    return changed if own.with_vmrc(changed).settings[name] == wanted else edit.assign(text, name, wanted)
+    wanted = pattern.sub(lambda m: ways[m[0]], vm.with_vmrc(text).settings[name])
+    return changed if vm.with_vmrc(changed).settings[name] == wanted else edit.assign(text, name, wanted)
 
 
 def between(text: str, source: str, target: str) -> str:

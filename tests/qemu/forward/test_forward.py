@@ -68,7 +68,7 @@ def test_forward_add_saved_is_there_at_the_next_start(blank: Blank) -> None:
         [(first, True), (second, True)]
     )
     vm.ok("forward", "remove", "-s", f"udp:{second}")
-    assert text(vm) == before.replace(f"={first}:80", f"='{first}:80'")
+    assert text(vm) == before
 
 
 def test_forward_of_a_machine_that_is_off_is_only_saved(blank: Blank) -> None:

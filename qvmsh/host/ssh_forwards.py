@@ -12,9 +12,22 @@ from qvmsh.host import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
 
-    from qvmsh.host.ssh_connection import Link
+    class Link(Protocol):
+        """What is used of an `ssh_connection.Link`."""
+
+        host: str
+        lost: Callable[[str, str], None] | None
+
+        @property
+        def control(self) -> str: ...
+
+        def arguments(self) -> list[str]: ...
+
+        def words_in(self, log: str) -> str: ...
+
 
 ANSWER_S = 20.0
 

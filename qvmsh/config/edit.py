@@ -14,7 +14,11 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, UsageError
 from qvmsh.host.files import sync_folder, unique
 
-__all__ = ("assign", "assign_in_file", "assignment", "quote")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ("assign", "assign_in_file", "assignment", "quote", "with_line", "without_line")
 
 
 def assign(text: str, name: str, value: str) -> str:
@@ -41,6 +45,63 @@ def assign(text: str, name: str, value: str) -> str:
         changed = _whole_lines(text) + f"{name}={quoted}\n"
     _require_readable(changed, name, value)
     return changed
+
+
+def with_line(text: str, name: str, line: str, *, has_more: bool = False) -> Iterator[str]:
+    """Texts in which the value of `name` has one more line, the nicest first.
+
+    The value itself stays as it is written: its expansions, its blanks, its order. What a text means is for
+    the caller to check, since that is up to the value's quotes.
+
+    Args:
+        has_more: if the text does not set it, its value comes from elsewhere, and is kept.
+    """
+    rows = [row for row in parse(text, files.VMRC).assignments if row.name == name]
+    if has_more and not rows:
+        yield f'{_whole_lines(text)}{name}="${name}\n{_in_double(line)}"\n'
+        return
+    if not rows or not any(not isinstance(part, str) or part.strip() for part in rows[-1].parts):
+        yield assign(text, name, line)
+        return
+    head, raw, tail = text[: rows[-1].start], text[rows[-1].start : rows[-1].end], text[rows[-1].end :]
+    mark = raw[0]
+    if mark in "'\"" and raw[-1] == mark and len(raw) > 1 and (mark == '"' or "'" not in line):
+        own = line if mark == "'" else _in_double(line)
+        body, _, end = raw[1:-1].rpartition("\n")
+        if not end.strip() and body.strip():  # the closing quote has a line of its own
+            last = next(each for each in reversed(body.split("\n")) if each.strip())
+            indent = last[: len(last) - len(last.lstrip())]
+            yield f"{head}{mark}{body}\n{indent}{own}\n{end}{mark}{tail}"
+        yield f"{head}{raw[:-1]}\n{own}{mark}{tail}"
+    if all(isinstance(part, str) for part in rows[-1].parts) and mark not in "'\"":
+        yield assign(text, name, f"{''.join(map(str, rows[-1].parts))}\n{line}")
+    more = "\n" + line
+    yield f"{head}{raw}{quote(more)}{tail}"
+
+
+def without_line(text: str, name: str) -> Iterator[str]:
+    """Texts in which the value of `name` lacks one line of what is written, each line in turn.
+
+    As for `with_line`, the caller checks what they mean.
+    """
+    rows = [row for row in parse(text, files.VMRC).assignments if row.name == name]
+    if not rows:
+        return
+    start, lines = rows[-1].start, text[rows[-1].start : rows[-1].end].split("\n")
+    for at, line in enumerate(lines):
+        begin = start + len(line) - len(line.lstrip("'\""))
+        end = start + len(line.rstrip("'\"")) if begin < start + len(line) else begin
+        if at and begin == start:  # with the line end before it, else with the one after it
+            begin -= 1
+        elif at < len(lines) - 1 and end == start + len(line):
+            end += 1
+        yield text[:begin] + text[end:]
+        start += len(line) + 1
+
+
+def _in_double(line: str) -> str:
+    """`line` inside of double quotes."""
+    return "".join(f"\\{each}" if each in '\\"$`' else each for each in line)
 
 
 def assignment(word: str) -> tuple[str, str]:

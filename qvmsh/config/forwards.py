@@ -12,6 +12,8 @@ from __future__ import annotations
 LOOPBACK = "127.0.0.1"
 ANY = "0.0.0.0"  # noqa: S104  # only where the user writes it
 FORMS = "lines like 8080:80, udp:5353:53, 0.0.0.0:8080:80 or tcp:127.0.0.1:8080-:80"
+GUEST = "10.0.2.15"
+"""The guest's address in QEMU's user mode network: the first that its DHCP gives."""
 _NAMES = {"": LOOPBACK, "localhost": LOOPBACK, "*": ANY}
 
 
@@ -42,6 +44,15 @@ class Forward:
         """The syntax of QEMU's `hostfwd=`."""
         host = f"{self.protocol}:{self.address}:{self.port}"
         return f"{host}-{self.guest_address}:{self.guest_port}"
+
+    def is_at(self, other: Forward) -> bool:
+        """True if both are about the same port of the host."""
+        return (self.protocol, self.address, self.port) == (other.protocol, other.address, other.port)
+
+    def leads_as(self, other: Forward) -> bool:
+        """True if both lead from the same port to the same; one without an address takes that of QEMU."""
+        here, there = (each.guest_address or GUEST for each in (self, other))
+        return self.is_at(other) and (here, self.guest_port) == (there, other.guest_port)
 
     def clashes(self, other: Forward) -> bool:
         """True if both cannot listen at the same time."""
@@ -79,8 +90,11 @@ def parse(line: str) -> Forward:
     return Forward(protocol, _address(address), _port(port), guest_address, _port(guest_port))
 
 
-def parse_all(lines: list[str]) -> list[Forward]:
+def parse_all(lines: list[str], what: str = "line") -> list[Forward]:
     """The forwards of all lines.
+
+    Args:
+        what: how an error calls another of them.
 
     Raises:
         ValueError: a line is invalid, or two use the same port.
@@ -93,7 +107,7 @@ def parse_all(lines: list[str]) -> list[Forward]:
             raise ValueError(f"{line!r}: {error}") from None
         for other in found:
             if forward.clashes(other):
-                raise ValueError(f"{line!r}: another line uses {other.protocol} port {other.port} already")
+                raise ValueError(f"{line!r}: another {what} uses {other.protocol} port {other.port} already")
         found.append(forward)
     return found
 

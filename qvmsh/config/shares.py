@@ -46,12 +46,21 @@ class ShareLine:
         parts += [self.kind] if self.kind else []
         return ":".join([*parts, *([MOUNT + self.mount] if self.mount else [])])
 
+    def is_mounted_as(self, other: ShareLine) -> bool:
+        """True if both are to be mounted at the same place."""
+        one, two = (_place(each.mount) for each in (self, other))
+        return bool(one) and one == two
+
     @property
     def id(self) -> str:
         """QEMU's name of the device, which has fewer characters than a tag."""
         plain = (each if (each.isascii() and each.isalnum()) or each in "-." else f"_{ord(each):x}_"
                  for each in self.tag)  # fmt: skip
         return "share-" + "".join(plain)
+
+
+def _place(mount: str) -> list[str]:
+    return [each for each in mount.split("/") if each not in ("", ".")]
 
 
 def parse(line: str) -> ShareLine:
@@ -107,7 +116,7 @@ def parse_all(text: str) -> list[ShareLine]:
         for other in found:
             if other.tag == share.tag:
                 raise ValueError(f"{line.strip()!r}: another line has the tag {share.tag} already")
-            if share.mount and other.mount.rstrip("/") == share.mount.rstrip("/"):
+            if share.is_mounted_as(other):
                 raise ValueError(f"{line.strip()!r}: another line is mounted at {share.mount} already")
         found.append(share)
     return found

@@ -9,6 +9,7 @@ connect at once and its first reply is the moment QEMU is up; nothing polls for 
 from __future__ import annotations
 
 import os
+import sys
 
 from qvmsh.errors import QvmError
 from qvmsh.host import files
@@ -219,7 +220,7 @@ def obstacle(protocol: str, address: str, port: int) -> str:
                 probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return f"taken by {port_user(port, protocol) or 'another program'}"
+                return f"taken by {port_user(port, protocol, address) or 'another program'}"
             if error.errno == errno.EADDRNOTAVAIL:
                 return f"{address} is not an address of this host"
             if error.errno == errno.EACCES:
@@ -228,8 +229,12 @@ def obstacle(protocol: str, address: str, port: int) -> str:
     return ""
 
 
-def port_user(port: int, protocol: str = "tcp") -> str:
-    """The process that listens on the port: `nginx, pid 812`; "" if it cannot be seen."""
+def port_user(port: int, protocol: str = "tcp", address: str = "") -> str:
+    """The process that listens on the port: `nginx, pid 812`; "" if it cannot be seen.
+
+    Args:
+        address: where it would be in the way; "" for any.
+    """
     inodes = set()
     state = {"tcp": "0A", "udp": "07"}[protocol]  # TCP_LISTEN, TCP_CLOSE
     for table in (f"/proc/net/{protocol}", f"/proc/net/{protocol}6"):
@@ -237,7 +242,8 @@ def port_user(port: int, protocol: str = "tcp") -> str:
             with open(table) as file:
                 for line in file.readlines()[1:]:
                     fields = line.split()
-                    if fields[3] == state and int(fields[1].rpartition(":")[2], 16) == port:
+                    where, _, number = fields[1].rpartition(":")
+                    if fields[3] == state and int(number, 16) == port and _is_in_the_way(where, address):
                         inodes.add(f"socket:[{fields[9]}]")
         except OSError:
             continue
@@ -251,3 +257,20 @@ def port_user(port: int, protocol: str = "tcp") -> str:
         except OSError:
             continue
     return ""
+
+
+def _is_in_the_way(where: str, address: str) -> bool:
+    """True if a listener keeps others from an IPv4 address.
+
+    Args:
+        where: the listener's address as /proc/net has it: words of four bytes in this host's order.
+        address: "" and 0.0.0.0 for any.
+    """
+    from socket import inet_aton
+
+    words = [where[at : at + 8] for at in range(0, len(where), 8)]
+    held = b"".join(int(each, 16).to_bytes(4, sys.byteorder) for each in words)
+    mapped = b"\0" * 10 + b"\xff\xff"
+    held = held.removeprefix(mapped) if len(held) == 16 else held
+    every = (b"\0" * 4, b"\0" * 16)
+    return not address or inet_aton(address) in (held, b"\0" * 4) or held in every

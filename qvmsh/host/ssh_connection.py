@@ -20,13 +20,13 @@ from __future__ import annotations
 import os
 import time
 
-from qvmsh.host import files, locks
+from qvmsh.host import files, locks, ssh_forwards
 from qvmsh.host.heard import heard
 from qvmsh.host.ssh_turns import LOOK_S, Ended, Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from subprocess import CompletedProcess
 
 SERVER_ALIVE_S = 15
@@ -73,7 +73,7 @@ class Link:
 
     `number` is that of the cached connection; 0 is the permanent one. `private` names one of a single
     command, with options of its own (`ssh_private`). `is_own` is true for one that `taken` gave, unless it is
-    shared.
+    shared. `lost` reports a port that a new connection cannot forward again: its line, and why.
     """
 
     host = "127.0.0.1"
@@ -90,6 +90,7 @@ class Link:
         identities: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> None:
+        self.lost: Callable[[str, str], None] | None = None
         self.number = 0
         self.private = ""
         self.is_own = False
@@ -304,8 +305,6 @@ class Link:
                 pass
         argv = self.arguments(may_ask=interactive)
         argv += ["-o", f"ConnectTimeout={max(1, int(timeout_s))}", "-o", "ControlMaster=yes"]
-        if not self.number and not self.private:
-            argv += [f"-L{each}" for each in self.kept_forwards()]
         # -f detaches after the login; its messages go to a file, since it would hold a pipe open
         keep = str(IDLE_S) if self.number or self.private else "yes"
         argv += ["-o", f"ControlPersist={keep}", "-E", self.log, "-N", "-f", "--", self.host]
@@ -324,14 +323,8 @@ class Link:
             raise Refused("connection", f"no login within {timeout_s:.0f} s") from None
         if done.returncode or not self.is_open():
             raise reason(self.words_in(self.log))
-
-    @property
-    def forwards(self) -> str:
-        """The file with the ports that the first connection forwards, a line each as for `ssh -L`."""
-        return f"{self.control}.forwards"
-
-    def kept_forwards(self) -> list[str]:
-        return self.words_in(self.forwards).split()
+        if not self.number and not self.private:
+            ssh_forwards.open_again(self)
 
     def close(self) -> None:
         """End the cached connections; their processes are gone when this returns."""

@@ -124,6 +124,13 @@ class BaseMachine:
         twin._loaded = twin._fresh = layers.load(self.directory, self.environ, self.overrides, text=text)
         return twin
 
+    def as_written(self) -> BaseMachine:
+        """The same machine without `--set`: what is written into its files is made of what they say."""
+        twin = self.with_io(self.io)
+        twin.overrides = ()
+        twin.reload()
+        return twin
+
     def with_io(self, io: Io) -> BaseMachine:
         """The same machine for another caller."""
         twin = type(self).__new__(type(self))

@@ -16,7 +16,7 @@ from qvmsh.machine import log, registry, state
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.settings import config as configuration
+from qvmsh.machine.settings import lines
 from qvmsh.machine.storage import chain, dependents, linked, own_disk, selection, supplies, volumes
 from qvmsh.machine.storage.disk_size import bytes_of
 from qvmsh.machine.storage.volumes import Volume
@@ -68,8 +68,7 @@ def add(vm: BaseMachine, file: str, addition: Addition) -> DiskDone:
             image.require_unused(path, vm.name)
             if not addition.is_read_only:
                 dependents.require_writable(vm, path, "add")
-            text = vm.settings.text("VM_DISKS").rstrip("\n")
-            configuration.change(vm, [("VM_DISKS", f"{text}\n{word}" if text else word)])
+            lines.add(vm, "VM_DISKS", [word])
             linked.keep(vm)
             _warn_of_others(vm, new)
         except BaseException:

@@ -1,7 +1,7 @@
 """The forwarded ports of a running machine, as QEMU and ssh have them now.
 
     of_qemu(note)                    # [Active(Forward("tcp:127.0.0.1:8080-10.0.2.15:80"), "qemu")]
-    of_ssh(link)                     # those that the first cached connection opens
+    of_ssh(link)                     # those of the first cached connection
 
 Source: net/slirp.c and libslirp's `slirp_connection_info`, for the text of `info usernet`.
 """
@@ -12,6 +12,7 @@ import re
 
 from qvmsh.config import forwards as rules
 from qvmsh.config.forwards import Forward
+from qvmsh.host import ssh_forwards
 from qvmsh.machine.monitor import conversation
 from qvmsh.qemu import qmp
 
@@ -26,13 +27,18 @@ _STACK = re.compile(r"^Hub -?\d+ \(.*\):$")
 
 
 class Active:
-    """A forwarded port, and what forwards it: `qemu` or `ssh`."""
+    """A forwarded port, and what forwards it: `qemu` or `ssh`.
 
-    __slots__ = ("forward", "via")
+    Args:
+        is_open: False for one of ssh whose connection has ended; the next one opens it again.
+    """
 
-    def __init__(self, forward: Forward, via: str) -> None:
+    __slots__ = ("forward", "is_open", "via")
+
+    def __init__(self, forward: Forward, via: str, *, is_open: bool = True) -> None:
         self.forward = forward
         self.via = via
+        self.is_open = is_open
 
 
 def human(note: LaunchRecord, line: str) -> str:
@@ -71,13 +77,14 @@ def of_text(text: str) -> list[Active] | None:
 
 
 def of_ssh(link: Link) -> list[Active]:
-    """The forwards of the first cached connection; none if it is not there."""
-    if not link.is_open():
-        return []
+    """The forwards of the first cached connection, or of the next one if it has ended."""
+    lines = ssh_forwards.kept(link)
+    is_open = bool(lines) and link.is_open()
     found = []
-    for line in link.kept_forwards():
+    for line in lines:
         address, port, guest_address, guest_port = line.split(":")
-        found.append(Active(Forward("tcp", address, int(port), guest_address, int(guest_port)), SSH))
+        forward = Forward("tcp", address, int(port), guest_address, int(guest_port))
+        found.append(Active(forward, SSH, is_open=is_open))
     return found
 
 

@@ -9,30 +9,26 @@ the guest can reach, at first itself.
 
 from __future__ import annotations
 
-import subprocess
-
 from qvmsh.config import forwards as rules
 from qvmsh.config.forwards import Forward
 from qvmsh.errors import GuestUnreachableError, QvmError, StateError, UsageError
-from qvmsh.host import files, sockets
+from qvmsh.host import sockets, ssh_forwards
 from qvmsh.io import isatty
 from qvmsh.machine import state
 from qvmsh.machine.forward import active
 from qvmsh.machine.forward.active import QEMU, SSH, Active
 from qvmsh.machine.forward.reports import Changed, Forwards, row
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.settings import config
+from qvmsh.machine.settings import lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from qvmsh.host.ssh_connection import Link
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
 
 WAYS = (QEMU, SSH)
-ANSWER_S = 20.0
 
 
 def listing(vm: BaseMachine) -> Forwards:
@@ -40,15 +36,18 @@ def listing(vm: BaseMachine) -> Forwards:
     seen = state.observe(vm)
     saved = _saved(vm)
     if not seen.is_live or seen.note is None:
-        return Forwards(vm.name, [row(each, "", saved=True) for each in saved])
+        later = rules.parse_all(vm.settings.lines("VM_HOSTFWD"))
+        rows = [row(each, "", saved=_is_in(each, saved)) for each in sorted(later, key=_order)]
+        return Forwards(vm.name, rows)
     now = _Now(vm, seen.note)
     return Forwards(
         vm.name,
         [
-            row(each.forward, each.via, saved=_is_in(each.forward, saved), is_ssh=now.is_door(each))
+            row(each.forward, each.via, saved=_is_in(each.forward, saved), is_ssh=now.is_door(each),
+                is_open=each.is_open)
             for each in now.found
         ],
-    )
+    )  # fmt: skip
 
 
 def add(vm: BaseMachine, words: Sequence[str], *, via: str | None, is_saving: bool) -> Changed:
@@ -62,27 +61,30 @@ def add(vm: BaseMachine, words: Sequence[str], *, via: str | None, is_saving: bo
     """
     wanted = _parsed("add", words)
     seen = state.observe(vm)
-    saved = _saved(vm)
-    if not (seen.is_live and seen.note is not None):
-        if not is_saving:
-            raise StateError(
-                f"cannot forward a port: it is {seen}", machine=vm.name, actual=seen.kind,
-                required=state.RUNNING, hint="with --save it is forwarded at every start",
-            )  # fmt: skip
-        _save(vm, saved, wanted)
-        return Changed(vm.name, "added", [row(each, "", saved=True) for each in wanted], saved=True)
-    now = _Now(vm, seen.note)
-    way = via or (SSH if now.has_no_network else QEMU)
+    now = _Now(vm, seen.note) if seen.is_live and seen.note is not None else None
+    way = via or (SSH if now and now.has_no_network else QEMU)
     _require_way(vm, way, now, wanted, is_saving=is_saving)
-    for each in wanted:
+    if now is None and not is_saving:
+        raise StateError(
+            f"cannot forward a port: it is {seen}", machine=vm.name, actual=seen.kind, required=state.RUNNING,
+            hint="with --save it is forwarded at every start",
+        )  # fmt: skip
+    saved = _saved(vm) if is_saving else []
+    new = [each for each in wanted if is_saving and not _is_in(each, saved)]
+    for each in wanted if now is None else new:
+        _require_unsaved(vm, each, saved)
+    if now is None:
+        _save(vm, new)
+        return Changed(vm.name, "added", [row(each, "", saved=True) for each in wanted], saved=True)
+    closed = [each for each in wanted if each not in new or not now.has(each)]
+    for each in closed:
         now.require_free(each)
     done: list[Forward] = []
     try:
-        for each in wanted:
+        for each in closed:
             now.open(each, way)
             done.append(each)
-        if is_saving:
-            _save(vm, saved, wanted)
+        _save(vm, new)
     except BaseException:
         for each in done:
             now.close(Active(each, way))
@@ -100,11 +102,11 @@ def remove(vm: BaseMachine, words: Sequence[str], *, is_saving: bool) -> Changed
     if not words:
         raise UsageError("forward remove: no port is given", hint="`qvm forward list` shows them")
     seen = state.observe(vm)
-    saved = _saved(vm)
+    saved = _saved(vm) if is_saving else []
     now = _Now(vm, seen.note) if seen.is_live and seen.note is not None else None
     known = [*(now.found if now else [])]
     if is_saving:
-        known += [Active(each, "") for each in saved if not any(_is_same(each, a.forward) for a in known)]
+        known += [Active(each, "") for each in saved if not any(each.is_at(a.forward) for a in known)]
     elif now is None:
         raise StateError(
             f"no port is forwarded: it is {seen}", machine=vm.name, actual=seen.kind, required=state.RUNNING,
@@ -118,7 +120,7 @@ def remove(vm: BaseMachine, words: Sequence[str], *, is_saving: bool) -> Changed
                 hint="VM_SSH_PORT chooses it at the next start",
             )  # fmt: skip
     if is_saving:
-        _write(vm, [each for each in saved if not any(_is_same(each, other.forward) for other in gone)])
+        _forget(vm, [each.forward for each in gone])
     for each in gone:
         if now and each.via:
             now.close(each)
@@ -138,19 +140,28 @@ class _Now:
         self.found = found or []
         if note.ssh_port:
             self.found += active.of_ssh(guest.link(vm, note))
+        self.found.sort(key=lambda each: _order(each.forward))
 
     def is_door(self, each: Active) -> bool:
         """True for the port that qvm uses for ssh."""
         return each.forward.protocol == "tcp" and each.forward.port == self._note.ssh_port
 
+    def has(self, wanted: Forward) -> bool:
+        """True if QEMU forwards it already, so that it need only be saved."""
+        return any(each.via == QEMU and each.forward.leads_as(wanted) for each in self.found)
+
     def require_free(self, wanted: Forward) -> None:
         for each in self.found:
             if each.forward.clashes(wanted):
-                there = each.forward
+                there, known = each.forward, [each.forward for each in self.found]
+                ends = f"`qvm forward remove {_word(there, known)}` ends that"
+                if each.via == QEMU and there.leads_as(wanted) and not self.is_door(each):
+                    ends = f"`qvm forward add --save` saves it; {ends}"
                 raise StateError(
                     f"{there.protocol} {there.address}:{there.port} leads to "
                     f"{there.guest_address}:{there.guest_port} of the guest already",
-                    machine=self._vm.name, hint=f"`qvm forward remove {there.port}` ends that",
+                    machine=self._vm.name,
+                    hint="that is the way of `qvm ssh`: choose another port" if self.is_door(each) else ends,
                 )  # fmt: skip
         why = sockets.obstacle(wanted.protocol, wanted.address, wanted.port)
         if why:
@@ -176,10 +187,11 @@ class _Now:
             return
         interactive = isatty(self._vm.io.stdin) and not self._vm.io.capture
         link = guest.connect(self._vm, "forward a port", interactive=interactive)
-        said = _ask(link, "forward", wanted)
+        line = active.of_line(wanted)
+        said = _answered(lambda: ssh_forwards.ask(link, "forward", line))
         if said:
             raise self._not_opened(wanted, f"ssh says: {said}")
-        _keep(link, [*link.kept_forwards(), active.of_line(wanted)])
+        ssh_forwards.keep(link, [*ssh_forwards.kept(link), line])
 
     def close(self, each: Active) -> None:
         """End a forward; one that has gone already is no error."""
@@ -191,31 +203,23 @@ class _Now:
                 )
             return
         link, line = guest.link(self._vm, self._note), active.of_line(forward)
-        _keep(link, [kept for kept in link.kept_forwards() if kept != line])
-        _ask(link, "cancel", forward)
+        ssh_forwards.keep(link, [kept for kept in ssh_forwards.kept(link) if kept != line])
+        _answered(lambda: ssh_forwards.ask(link, "cancel", line))
 
 
-def _ask(link: Link, what: str, forward: Forward) -> str:
-    """Let the first cached connection do something about a port; why it did not, "" if it did."""
-    argv = [*link.arguments(), "-O", what, "-L", active.of_line(forward), "--", link.host]
+def _answered(ask: Callable[[], str]) -> str:
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=ANSWER_S
-        )
-    except subprocess.TimeoutExpired:
-        raise GuestUnreachableError("the cached connection does not answer") from None
-    return (done.stderr.strip().splitlines() or ["nothing"])[0] if done.returncode else ""
+        return ask()
+    except TimeoutError as error:
+        raise GuestUnreachableError(str(error)) from None
 
 
-def _keep(link: Link, lines: Sequence[str]) -> None:
-    """Note what the first connection forwards, for the one that replaces it."""
-    files.write_atomic(link.forwards, "".join(f"{line}\n" for line in lines), 0o600)
-
-
-def _require_way(vm: BaseMachine, way: str, now: _Now, wanted: Sequence[Forward], *, is_saving: bool) -> None:
+def _require_way(
+    vm: BaseMachine, way: str, now: _Now | None, wanted: Sequence[Forward], *, is_saving: bool
+) -> None:
     if way not in WAYS:
         raise UsageError(f"forward: --via {way}: must be one of {', '.join(WAYS)}")
-    if way == QEMU and now.has_no_network:
+    if way == QEMU and now and now.has_no_network:
         raise StateError(
             "QEMU has no user mode network, so it cannot forward ports", machine=vm.name,
             hint="`--via ssh` forwards over ssh",
@@ -232,7 +236,7 @@ def _parsed(verb: str, words: Sequence[str]) -> list[Forward]:
     if not words:
         raise UsageError(f"forward {verb}: no port is given", hint=rules.FORMS)
     try:
-        return rules.parse_all(list(words))
+        return rules.parse_all(list(words), "word")
     except ValueError as error:
         raise UsageError(f"forward {verb}: {error}", hint=rules.FORMS) from None
 
@@ -260,33 +264,52 @@ def _meant(vm: BaseMachine, word: str, known: Sequence[Active]) -> Active:
     if len(found) > 1:
         addresses = " and ".join(each.forward.address for each in found)
         raise UsageError(
-            f"forward remove: {word} means {addresses}", hint=f"{found[0].forward.address}:{word}"
+            f"forward remove: {word} means {addresses}",
+            hint=f"`qvm forward remove {_word(found[0].forward, [each.forward for each in known])}`",
         )
     return found[0]
 
 
+def _word(forward: Forward, known: Sequence[Forward]) -> str:
+    """The shortest word for `forward remove` that means this one of the known."""
+    head = "udp:" if forward.protocol == "udp" else ""
+    same = [each for each in known if (each.protocol, each.port) == (forward.protocol, forward.port)]
+    return f"{head}{forward.address}:{forward.port}" if len(same) > 1 else f"{head}{forward.port}"
+
+
+def _order(forward: Forward) -> tuple[str, int, str]:
+    return forward.protocol, forward.port, forward.address
+
+
 def _saved(vm: BaseMachine) -> list[Forward]:
-    return rules.parse_all(vm.settings.lines("VM_HOSTFWD"))
-
-
-def _is_same(one: Forward, other: Forward) -> bool:
-    """True if both are about the same port of the host."""
-    return (one.protocol, one.address, one.port) == (other.protocol, other.address, other.port)
+    """Those that the files say, whatever `--set` does."""
+    return rules.parse_all(lines.own(vm, "VM_HOSTFWD"))
 
 
 def _is_in(wanted: Forward, forwards: Iterable[Forward]) -> bool:
-    return any(_is_same(wanted, each) for each in forwards)
+    return any(wanted.leads_as(each) for each in forwards)
 
 
-def _save(vm: BaseMachine, saved: Sequence[Forward], wanted: Sequence[Forward]) -> None:
-    _write(vm, [*(each for each in saved if not _is_in(each, wanted)), *wanted])
+def _require_unsaved(vm: BaseMachine, wanted: Forward, saved: Sequence[Forward]) -> None:
+    for each in saved:
+        if each.clashes(wanted):
+            raise StateError(
+                f"VM_HOSTFWD leads {each.protocol} {each.address}:{each.port} to "
+                f"{each.guest_address or 'port'}{':' if each.guest_address else ' '}{each.guest_port} of the "
+                "guest already", machine=vm.name,
+                hint=f"`qvm forward remove --save {_word(each, saved)}` removes that",
+            )  # fmt: skip
 
 
-def _write(vm: BaseMachine, forwards: Sequence[Forward]) -> None:
-    """Write VM_HOSTFWD; other lines of the `.vmrc` stay as they are."""
-    text = "\n".join(map(_short, forwards))
-    if text.split("\n") != vm.settings.lines("VM_HOSTFWD"):
-        config.change(vm, [("VM_HOSTFWD", text)])
+def _save(vm: BaseMachine, new: Sequence[Forward]) -> None:
+    """Add lines to VM_HOSTFWD; all else in the `.vmrc` stays."""
+    if new:
+        lines.add(vm, "VM_HOSTFWD", [_short(each) for each in new])
+
+
+def _forget(vm: BaseMachine, gone: Sequence[Forward]) -> None:
+    """Remove lines from VM_HOSTFWD."""
+    lines.remove(vm, "VM_HOSTFWD", lambda line: any(rules.parse(line).is_at(each) for each in gone))
 
 
 def _short(forward: Forward) -> str:

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from qvmsh.config.forwards import Forward
 
 
-def row(forward: Forward, via: str, *, saved: bool, is_ssh: bool = False) -> dict[str, Any]:
+def row(
+    forward: Forward, via: str, *, saved: bool, is_ssh: bool = False, is_open: bool = True
+) -> dict[str, Any]:
     """A forwarded port as `--json` has it."""
     return {
         "protocol": forward.protocol, "address": forward.address, "port": forward.port,
         "guest_address": forward.guest_address, "guest_port": forward.guest_port, "via": via,
-        "saved": saved, "ssh": is_ssh,
+        "saved": saved, "ssh": is_ssh, "open": bool(via) and is_open,
     }  # fmt: skip
 
 
@@ -27,7 +29,10 @@ def _target(each: dict[str, Any]) -> str:
 
 
 class Forwards(Report):
-    """Result of `forward list`: `forwards`, a dict each, as in JSON; `via` is `qemu`, `ssh`, or "" if off."""
+    """Result of `forward list`: `forwards`, a dict each, as in JSON.
+
+    `via` is `qemu`, `ssh`, or "" if off; `open` is false for one of ssh whose cached connection has ended.
+    """
 
     __slots__ = ("forwards", "machine")
 
@@ -42,6 +47,7 @@ class Forwards(Report):
         for each in self.forwards:
             notes = [f"by {each['via']}"] if each["via"] else ["at the next start"]
             notes += ["the way of qvm ssh"] if each["ssh"] else []
+            notes += ["closed until the next `qvm ssh`"] if each["via"] and not each["open"] else []
             notes += ["saved"] if each["saved"] and each["via"] else []
             here = f"{each['protocol']} {each['address']}:{each['port']}"
             lines.append(f"{here:26} -> {_target(each):20} {', '.join(notes)}")
@@ -63,8 +69,10 @@ class Changed(Report):
         lines = []
         for each in self.forwards:
             here = f"{each['protocol']} {each['address']}:{each['port']}"
-            more = f" -> {_target(each)}" if self.did == "added" else ""
-            way = f" by {each['via']}" if each["via"] else " at the next start" if self.did == "added" else ""
-            end = ", and in VM_HOSTFWD" if self.saved and each["via"] else ""
-            lines.append(f"{self.machine}: {self.did} {here}{more}{way}{end}")
+            if self.did == "added":
+                way = f"by {each['via']}" if each["via"] else "at the next start"
+                here += f" -> {_target(each)} {way}"
+            saved = ", and in VM_HOSTFWD" if self.did == "added" else ", and from VM_HOSTFWD"
+            end = saved if self.saved and each["via"] else ""
+            lines.append(f"{self.machine}: {self.did} {here}{end}")
         return lines

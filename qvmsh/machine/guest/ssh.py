@@ -49,7 +49,7 @@ def link(vm: BaseMachine, note: LaunchRecord) -> ssh_connection.Link:
     host_files.link(vm.directory, note.socket("dir"))  # the directory may have moved
     alias = f"qvm-{identity.uuid_of(vm)}"
     known = _known_hosts(note)
-    return ssh_connection.Link(
+    found = ssh_connection.Link(
         port=note.ssh_port,
         user=note.user or settings.text("VM_MACHINE_USER"),
         folder=note.runtime,
@@ -59,6 +59,13 @@ def link(vm: BaseMachine, note: LaunchRecord) -> ssh_connection.Link:
         identities=identities(vm, note),
         options=settings.ssh_options() if settings.may_run("VM_SSH_OPTIONS") else (),
     )
+
+    def lost(line: str, why: str) -> None:
+        address, port = line.split(":")[:2]
+        vm.io.warn(f"{vm.name}: tcp {address}:{port} is no longer forwarded: ssh says: {why}")
+
+    found.lost = lost
+    return found
 
 
 def _known_hosts(note: LaunchRecord) -> list[str]:

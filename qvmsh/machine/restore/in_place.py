@@ -179,6 +179,9 @@ def _bring_in_step(plan: Plan, reader: Reader, old: str, journal: Journal) -> No
         )
     if lines == [line_of(each.name, each.line) for each in now]:
         return
+    if "VM_DISKS" in dict(vm.overrides):
+        plan.notes.append("VM_DISKS of the .vmrc is as it was: this command had another one by --set")
+        return
     if not any(part.role in stored for part in plan.lacking):
         plan.notes.append("the disks in VM_DISKS are now in the order of the archived state")
     path = real(vm, vm.files.vmrc)

@@ -20,7 +20,7 @@ from qvmsh.machine.reports import Report, Verdict, plural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from qvmsh.config.settings import Settings
@@ -316,16 +316,34 @@ def change(vm: BaseMachine, pairs: Sequence[tuple[str, str]]) -> Changed:
     """
     for name, _ in pairs:
         _require_settable(name)
+
+    def changed(text: str) -> str:
+        for name, value in pairs:
+            text = edit.assign(text, name, value)
+        return text
+
+    rewrite(vm, changed, dict(pairs))
+    return Changed(vm.files.vmrc, dict(pairs))
+
+
+def rewrite(vm: BaseMachine, changed: Callable[[str], str], wanted: Mapping[str, str]) -> None:
+    """Replace the text of the `.vmrc`, if the new one is no worse.
+
+    Args:
+        changed: makes the new text of the present one.
+        wanted: the values that must come out.
+
+    Raises:
+        ConfigError, UsageError: the new text is not right. The file did not change.
+    """
     path = vm.files.vmrc
     before = layers.load(vm.directory, vm.environ)
     try:
         held = lock(os.path.dirname(os.path.realpath(path)))
         try:
-            text = new = files.read(path).text
-            for name, value in pairs:
-                new = edit.assign(new, name, value)
-            after = layers.load(vm.directory, vm.environ, text=new)
-            _require_better(before, after, dict(pairs))
+            text = files.read(path).text
+            new = changed(text)
+            _require_better(before, layers.load(vm.directory, vm.environ, text=new), wanted)
             if new != text:
                 edit.replace(path, new)
         finally:
@@ -335,7 +353,6 @@ def change(vm: BaseMachine, pairs: Sequence[tuple[str, str]]) -> Changed:
     except files.Unreadable as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     vm.reload()
-    return Changed(path, dict(pairs))
 
 
 def _require_settable(name: str) -> None:
@@ -360,7 +377,7 @@ def lock(folder: str) -> int:
     return fd
 
 
-def _require_better(before: Settings, after: Settings, wanted: dict[str, str]) -> None:
+def _require_better(before: Settings, after: Settings, wanted: Mapping[str, str]) -> None:
     """Refuse a change that adds a problem, or that another line would override."""
     known = {(problem.name, problem.message) for problem in before.problems}
     fresh = [each for each in after.problems if (each.name, each.message) not in known]

@@ -100,7 +100,7 @@ def _renamed_text(vm: BaseMachine, name: str) -> str:
     """The new `.vmrc`."""
     text = host_files.read(vm.files.vmrc).text
     text = edit.assign(text, "VM_MACHINE_NAME", name)
-    for variable, words in guest_words(vm, name).items():
+    for variable, words in guest_words(vm.as_written(), name).items():
         text = edit.assign(text, variable, joined(words))
     return text
 

@@ -37,7 +37,7 @@ _FORMAT = re.compile(r"The (\w+) format used by node '(.*)' does not support liv
 
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
 
-OF_SHARES = "`qvm snapshot save --unmount-shares` unmounts and unplugs it for the moment"
+OF_SHARES = "`qvm snapshot save --unmount-shares` unmounts and unplugs shares for the moment"
 
 NO_DISK = "`qvm disk add data.qcow2 10G` adds one"
 

@@ -68,6 +68,7 @@ def relocatable(vm: BaseMachine, shift: Shift, text: str, verb: str) -> str:
     """
     if shift.is_still:
         return text
+    vm = vm.as_written()
     spelled = _spelled(vm.with_vmrc(text), shift, verb)
     before = layers.load(vm.directory, vm.environ, text=text)
     text = _literal(text, spelled)
@@ -99,6 +100,7 @@ def for_copy(vm: BaseMachine, text: str, part: str, target: str, verb: str) -> s
     shift = Shift(vm.directory, target)
     if shift.is_still:
         return text
+    vm = vm.as_written()
     for name, ways in _leading_out(vm.with_vmrc(text), shift, Shift(vm.directory, part)).items():
         text = _replaced(vm, text, name, ways)
     return relocatable(vm, shift, text, verb)

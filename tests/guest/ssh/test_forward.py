@@ -34,22 +34,33 @@ def test_forward_by_qemu_and_by_ssh_lead_into_the_guest(running: Vm) -> None:
     finally:
         removed = running.ok("forward", "remove", str(by_qemu), str(by_ssh))
     assert removed.out.splitlines() == [
-        f"demo: removed tcp 127.0.0.1:{by_qemu} by qemu", f"demo: removed tcp 127.0.0.1:{by_ssh} by ssh"
+        f"demo: removed tcp 127.0.0.1:{by_qemu}", f"demo: removed tcp 127.0.0.1:{by_ssh}"
     ]  # fmt: skip
     for port in (by_qemu, by_ssh):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_forward_by_ssh_outlives_its_connection(running: Vm) -> None:
-    port = free_port()
-    running.ok("forward", "add", f"{port}:22", "--via", "ssh")
-    master = running.runtime / "ssh"
-    subprocess.run(["ssh", "-O", "exit", "-S", master, "x"], capture_output=True, env=running.world.environ)
+def end_master(vm: Vm) -> None:
+    master = vm.runtime / "ssh"
+    subprocess.run(["ssh", "-O", "exit", "-S", master, "x"], capture_output=True, env=vm.world.environ)
     wait_until(lambda: not master.exists())
-    assert str(port) not in running.ok("forward", "list").out
-    running.ok("ssh", "true")
+
+
+def test_forward_by_ssh_outlives_its_connection(running: Vm) -> None:
+    port, other = free_port(), free_port()
+    running.ok("forward", "add", f"{port}:22", f"{other}:22", "--via", "ssh")
+    end_master(running)
+    listed = running.ok("forward", "list").out.splitlines()
+    closed = [each for each in listed if each.endswith("by ssh, closed until the next `qvm ssh`")]
+    assert sorted(each.split()[1] for each in closed) == sorted(f"127.0.0.1:{each}" for each in (port, other))
+    with socket.create_server(("127.0.0.1", other)):
+        warned = running.ok("ssh", "true").err
+        assert f"demo: tcp 127.0.0.1:{other} is no longer forwarded: ssh says: " in warned
     assert greeting(port) == b"SSH-"
+    listed = running.ok("forward", "list").out.splitlines()
+    assert [each.endswith("by ssh") for each in listed if f":{port} " in each] == [True]
+    assert not [each for each in listed if f":{other} " in each]
     running.ok("forward", "remove", str(port))
 
 

@@ -54,6 +54,11 @@ def test_add_makes_an_image_and_a_running_guest_has_it_at_once(vm: Vm) -> None:
     assert not list(vm.directory.glob("*.part*"))
 
 
+def test_add_writes_no_disk_of_the_command_line(vm: Vm) -> None:
+    assert vm.qvm("--set", "VM_DISKS=", "disk", "add", "new.qcow2", "1M").status == 0
+    assert vm.value("VM_DISKS").split("\n") == ["data.qcow2", "new.qcow2:qcow2"]
+
+
 def test_add_where_the_machine_takes_none_while_it_runs(blank: Blank) -> None:
     vm = blank(VM_QEMU_MACHINE="q35")
     vm.ok("start", "--no-wait")

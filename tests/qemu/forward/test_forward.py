@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_forward_add_saved_is_there_at_the_next_start(blank: Blank) -> None:
         [(first, True), (second, True)]
     )
     vm.ok("forward", "remove", "-s", f"udp:{second}")
-    assert text(vm) == before.replace(f"'{first}:80'", f"{first}:80")
+    assert text(vm) == before
 
 
 def test_forward_of_a_machine_that_is_off_is_only_saved(blank: Blank) -> None:
@@ -83,11 +84,54 @@ def test_forward_of_a_machine_that_is_off_is_only_saved(blank: Blank) -> None:
         "tcp 127.0.0.1:8080         -> port 80              at the next start",
         "tcp 0.0.0.0:8081           -> port 81              at the next start",
     ]
-    vm.ok("forward", "add", "-s", "8080:90")  # another guest port for it
-    assert vm.value("VM_HOSTFWD") == "0.0.0.0:8081:81\n8080:90"
+    other = vm.qvm("forward", "add", "-s", "8080:90")
+    assert other.status == 3
+    assert "VM_HOSTFWD leads tcp 127.0.0.1:8080 to port 80 of the guest already" in other.err
+    assert "hint: `qvm forward remove --save 8080` removes that" in other.err
+    assert vm.value("VM_HOSTFWD") == "8080:80\n0.0.0.0:8081:81"
+    by_ssh = vm.qvm("forward", "add", "-s", "8082:80", "--via", "ssh")
+    assert (by_ssh.status, "what ssh forwards cannot be saved" in by_ssh.err) == (2, True)
     vm.ok("forward", "remove", "-s", "8080", "8081")
     assert vm.value("VM_HOSTFWD") == ""
     assert vm.ok("forward", "list").out == "demo: no port is forwarded\n"
+
+
+@pytest.mark.parametrize("layer", ["--set", "environment"])
+def test_forward_saved_is_made_of_the_file_only(blank: Blank, layer: str) -> None:
+    written = 'VM_HOSTFWD="\n    $PORT:90\n    0.0.0.0:8081:81\n"  # why\n'
+    vm = blank(**READY)
+    path = vm.directory / ".vmrc"
+    before = f"PORT=9090\n{path.read_text()}{written}"
+    path.write_text(before)
+    words = ("--set", "VM_HOSTFWD=7777:77") if layer == "--set" else ()
+    env = {} if words else {"VM_HOSTFWD": "7777:77"}
+    assert vm.qvm(*words, "forward", "add", "-s", "2231:80", env=env).status == 0
+    assert text(vm) == before.replace(":81\n", ":81\n    2231:80\n")
+    assert vm.qvm(*words, "forward", "remove", "-s", "7777", env=env).status == 3
+    assert vm.qvm(*words, "forward", "remove", "-s", "8081", "2231", env=env).status == 0
+    assert text(vm) == before.replace("    0.0.0.0:8081:81\n", "")
+
+
+def test_forward_that_is_there_is_saved_as_it_is(blank: Blank) -> None:
+    vm = on(blank)
+    port = free_port()
+    vm.ok("forward", "add", f"{port}:80")
+    refused = vm.qvm("forward", "add", f"{port}:80")
+    assert (refused.status, "`qvm forward add --save` saves it" in refused.err) == (3, True), str(refused)
+    vm.ok("forward", "add", "--save", f"{port}:80")
+    assert vm.value("VM_HOSTFWD") == f"{port}:80"
+    assert f"127.0.0.1:{port}" in listeners(vm.pid, "tcp")
+    vm.set(VM_HOSTFWD=f"{port}:81")
+    rows = json.loads(vm.ok("--json", "forward", "list").out)["forwards"]
+    assert [(row["guest_port"], row["saved"]) for row in rows if not row["ssh"]] == [(80, False)]
+
+
+def test_forward_port_in_use_names_who_is_in_the_way(blank: Blank) -> None:
+    vm = on(blank)
+    with taken() as port:
+        vm.ok("forward", "add", f"127.0.0.3:{port}:80")
+        result = vm.qvm("forward", "add", f"{port}:80")
+    assert f"pid {os.getpid()}" in result.err, str(result)
 
 
 def test_forward_add_is_all_or_none(blank: Blank) -> None:
@@ -124,6 +168,7 @@ def test_forward_of_what_is_there_or_not_is_refused(blank: Blank) -> None:
     unclear = vm.qvm("forward", "remove", str(both))
     assert unclear.status == 2
     assert f"forward remove: {both} means 127.0.0." in unclear.err
+    assert f"hint: `qvm forward remove 127.0.0.1:{both}`" in unclear.err
     none = vm.qvm("forward", "remove", f"udp:{port}")
     assert none.status == 3
     assert f"udp port {port} is not forwarded" in none.err
@@ -141,7 +186,7 @@ def test_forward_of_what_is_there_or_not_is_refused(blank: Blank) -> None:
         (("add",), "forward add: no port is given"),
         (("add", "80"), "forward add: '80': it needs two ports"),
         (("add", "70000:80"), "forward add: '70000:80': '70000' is not a port"),
-        (("add", "1:80", "1:81"), "another line uses tcp port 1 already"),
+        (("add", "1:80", "1:81"), "another word uses tcp port 1 already"),
         (("add", "1:80", "--via", "x"), "forward add: --via x: must be one of qemu, ssh"),
         (("add", "-s", "1:80", "--via", "ssh"), "what ssh forwards cannot be saved"),
         (("add", "udp:1:80", "--via", "ssh"), "ssh forwards TCP only"),

@@ -34,6 +34,10 @@ def rows(vm: Vm) -> dict[str, dict[str, str]]:
     return {each["tag"]: each for each in json.loads(vm.ok("--json", "share", "list").out)["shares"]}
 
 
+def in_file(vm: Vm) -> str:
+    return (vm.directory / ".vmrc").read_text()
+
+
 def is_over(vm: Vm) -> None:
     wait_until(lambda: not vm.world.pids("virtiofsd --fd"))
 
@@ -81,8 +85,9 @@ def test_share_whose_program_ends_is_reported(shared: Vm) -> None:
     assert rows(shared)["nine"]["state"] == "attached"
     found = shared.qvm("doctor")
     assert "its virtiofsd has ended" in found.out
-    removed = shared.qvm("share", "remove", "fs")
-    assert (removed.status, "its virtiofsd has ended" in removed.err) == (3, True), str(removed)
+    for verb in ("remove", "add"):
+        refused = shared.qvm("share", verb, "fs")
+        assert (refused.status, "its virtiofsd has ended" in refused.err) == (3, True), str(refused)
     shared.ok("kill")
 
 
@@ -143,8 +148,39 @@ def test_share_add_and_remove_while_off_change_the_vmrc(shared: Vm, folder: Path
     assert shared.qvm("share", "add", f"{folder}", "--save").status == 2
     assert shared.qvm("share", "add", f"{folder}:a b", "--save").status == 2
     assert shared.qvm("share", "remove", "other", "--save").status == 2
+    other = shared.qvm("share", "add", f"{folder}:new:ro", "--save")
+    assert (other.status, "VM_SHARE has another line of that tag" in other.err) == (3, True), str(other)
+    over = shared.qvm("share", "add", f"{folder}:over:mount=//new/", "--save")
+    assert (over.status, "the share new is mounted at //new/ already" in over.err) == (2, True), str(over)
+    nowhere = shared.qvm("share", "add", "/nosuch:a", "--save")
+    assert nowhere.err == (
+        "qvm: demo: share add: /nosuch:a: there is no directory /nosuch\nhint: name another directory\n"
+    )
     shared.ok("share", "remove", "new", "--save")
     assert list(rows(shared)) == ["fs", "nine", "ro-fs"]
+
+
+@pytest.mark.parametrize("layer", ["--set", "environment"])
+def test_share_saved_is_made_of_the_file_only(blank: Blank, folder: Path, layer: str) -> None:
+    vm = blank()
+    before = in_file(vm) + f'VM_SHARE="\n    {folder}/$SUB:a\n    {folder}:b\n"  # why\n'
+    (vm.directory / ".vmrc").write_text(before)
+    words = ("--set", f"VM_SHARE={folder}:zz") if layer == "--set" else ()
+    env = {} if words else {"VM_SHARE": f"{folder}:zz"}
+    assert vm.qvm(*words, "share", "add", "--save", f"{folder}:dat:ro", env=env).status == 0
+    assert in_file(vm) == before.replace(":b\n", f":b\n    {folder}:dat:ro\n")
+    assert vm.qvm(*words, "share", "remove", "--save", "zz", env=env).status == 2
+    assert vm.qvm(*words, "share", "remove", "--save", "b", env=env).status == 0
+    assert vm.qvm(*words, "share", "remove", "--save", "dat", env=env).status == 0
+    assert in_file(vm) == before.replace(f"    {folder}:b\n", "")
+
+
+def test_share_of_a_link_to_a_directory_starts(blank: Blank, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    vm = blank(VM_SHARE=f"{tmp_path}/link:x\n{tmp_path}/link:y:ro", VM_SERIAL="no")
+    vm.ok("start", "--no-wait")
+    assert {each["state"] for each in rows(vm).values()} == {"attached"}
+    vm.ok("kill")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +199,11 @@ def test_share_add_that_qemu_cannot_take_says_what_to_do(
     done = vm.qvm("share", "add", f"{folder}:x:{kind}")
     assert (done.status != 0, why in done.err, "qvm restart" in done.err) == (True, True, True), str(done)
     assert rows(vm) == {}
+    saved = vm.ok("share", "add", "--save", f"{folder}:x:{kind}")
+    assert saved.out.startswith("demo: x: added to VM_SHARE; not attached now: "), str(saved)
+    assert (why in saved.out, "`qvm restart` attaches it" in saved.out) == (True, True), str(saved)
+    again = vm.qvm("share", "add", f"{folder}:x:{kind}")
+    assert (again.status != 0, "--save" in again.err) == (True, False), str(again)
 
 
 def test_dryrun_shows_both_programs(shared: Vm) -> None:

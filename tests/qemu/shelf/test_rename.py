@@ -45,6 +45,16 @@ def machine(blank: Blank, name: str = "web") -> Vm:
     return vm
 
 
+def test_rename_writes_no_words_of_the_command_line(blank: Blank, world: World) -> None:
+    words = "-fw_cfg name=opt/qvm/hostname,string=web"
+    vm = blank("web", VM_QEMU_EXTRA=f"{words} -no-reboot")
+    once = ("--set", f"VM_QEMU_EXTRA={words} -S", "--set", "VM_CDROM=/once.iso")
+    assert world.run("-C", str(vm.directory), *once, "rename", "mail").status == 0
+    new = Vm(world, vm.directory.with_name("mail"))
+    assert new.value("VM_QEMU_EXTRA") == f"{words.replace('=web', '=mail')} -no-reboot"
+    assert new.value("VM_CDROM") == ""
+
+
 def test_rename_changes_files_archives_and_directory(blank: Blank, world: World) -> None:
     vm = machine(blank)
     vm.ok("archive")

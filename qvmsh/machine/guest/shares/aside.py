@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 
-from qvmsh.errors import QvmError, StateError
+from qvmsh.errors import QvmError
 from qvmsh.machine.guest.shares import devices, mounts, plan
 
 TYPE_CHECKING = False
@@ -40,11 +40,7 @@ def _attached_now(
             found = devices.states(own, lines)
     except OSError as error:
         raise QvmError(f"QEMU does not answer: {error}", machine=vm.name) from None
-    lost = [each for each, state in found.items() if state == devices.LOST]
-    if lost:
-        raise StateError(
-            f"cannot unmount the share {lost[0]}: {devices.ENDED}", machine=vm.name, hint=devices.AFTER_END
-        )
+    devices.require_no_loss(vm, "unmount", found)
     return [each for each in lines if found[each.tag] == devices.ATTACHED]
 
 
@@ -154,6 +150,16 @@ def _attached(
     return wrong
 
 
+def _lost(note: LaunchRecord) -> list[str]:
+    """The tags of the shares whose virtiofsd has ended: to mount one would hang."""
+    try:
+        with devices.conversation(note) as qemu:
+            found = devices.states(qemu, plan.of_record(note))
+    except (OSError, QvmError):  # it is busy: the mount says what is wrong
+        return []
+    return [tag for tag, state in found.items() if state == devices.LOST]
+
+
 def mount_wanted(vm: BaseMachine, note: LaunchRecord, *, has_waited: bool = True) -> list[dict[str, str]]:
     """Mount what VM_SHARE asks for, in a guest that is ready; warn of what is not mounted.
 
@@ -167,8 +173,9 @@ def mount_wanted(vm: BaseMachine, note: LaunchRecord, *, has_waited: bool = True
     if not places:
         return []
     if has_waited:
+        wrong = {each.path: devices.ENDED for each in places if each.line.tag in _lost(note)}
         with vm.io.stage("mounting shares"):
-            wrong = mounts.mount(vm, places)
+            wrong |= mounts.mount(vm, [each for each in places if each.path not in wrong])
     else:
         wrong = {each.path: "nothing waited for the guest" for each in places}
     rows = []
@@ -176,7 +183,7 @@ def mount_wanted(vm: BaseMachine, note: LaunchRecord, *, has_waited: bool = True
         why = wrong.get(each.path, "")
         rows.append({"tag": each.line.tag, "mount": each.path, "problem": why})
         if why:
-            hint = again([each.line])
+            hint = devices.AFTER_END if why == devices.ENDED else again([each.line])
             if why.startswith("its kernel has no "):
                 other = "virtiofs" if each.line.kind == "9p" else "9p"
                 hint = f"`:{other}` in its line of VM_SHARE may do better"

@@ -16,7 +16,7 @@ import os
 import time
 
 from qvmsh.config.shares import P9, ShareLine
-from qvmsh.errors import DeadlineError, QmpError, QvmError
+from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.machine.guest.shares import virtiofsd
 from qvmsh.qemu import platforms
 from qvmsh.qemu import shares as qemu_shares
@@ -36,6 +36,7 @@ ANSWER_S = 30.0
 UNPLUG_S = 60.0
 """How long a guest may take to release a device."""
 LOOK_S = 0.5
+RESTART = "`qvm restart` attaches it"
 SAVE = "`qvm share add --save` adds it to VM_SHARE, for `qvm restart`"
 
 
@@ -70,6 +71,21 @@ def states(qemu: Exchange, lines: Sequence[ShareLine]) -> dict[str, str]:
         state = LOST if f"{line.id}-fs" in dead else ATTACHED
         found[line.tag] = state if line.id in there else DETACHED
     return found
+
+
+def require_no_loss(vm: BaseMachine, what: str, found: dict[str, str]) -> None:
+    """Refuse where a virtiofsd has ended: whatever looks at its share in the guest hangs.
+
+    Args:
+        what: to do with the share, `unmount`.
+        found: from `states`.
+
+    Raises:
+        StateError: one of them is lost.
+    """
+    for tag, state in found.items():
+        if state == LOST:
+            raise StateError(f"cannot {what} the share {tag}: {ENDED}", machine=vm.name, hint=AFTER_END)
 
 
 def missing(qemu: Exchange, tags: Sequence[str]) -> list[str]:
@@ -188,14 +204,21 @@ def _forget(qemu: Exchange, line: ShareLine) -> None:
             return
 
 
-def explained(vm: BaseMachine, line: ShareLine, error: QvmError | OSError) -> QvmError:
-    """The error of a share that cannot be attached, with what helps."""
+def explained(
+    vm: BaseMachine, line: ShareLine, error: QvmError | OSError, *, is_saved: bool = True
+) -> QvmError:
+    """The error of a share that cannot be attached, with what helps.
+
+    Args:
+        is_saved: it is in VM_SHARE.
+    """
     what = error.what.partition(": ")[2] or error.what if isinstance(error, QvmError) else "no answer"
-    hint = "`qvm restart` attaches it"
+    hint = RESTART
+    save = RESTART if is_saved else SAVE
     if line.kind == P9 and "find fsdev" in what:
         what = "QEMU opens the directory of a 9p share only when it starts"
-        hint = f"{SAVE}; or share it as virtiofs"
+        hint = f"{save}; or share it as virtiofs"
     elif "does not support hotplugging" in what or ("Bus" in what and "not found" in what):
         what = "the machine type has no free place for it while it runs"
-        hint = SAVE
+        hint = save
     return QvmError(f"cannot attach the share {line.tag}: {what}", machine=vm.name, hint=hint)

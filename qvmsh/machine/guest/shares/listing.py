@@ -61,7 +61,7 @@ class ShareDone(Report):
 def line(row: Mapping[str, Any]) -> str:
     """A share for people, without its tag."""
     parts = [row["kind"], *(["read-only"] if row["read_only"] else []), row["state"]]
-    parts += [f"to be mounted at {row['mount']}"] if row["mount"] else []
+    parts += [f"mount={row['mount']}"] if row["mount"] else []
     return f"{row['path']}: {row['problem'] or ', '.join(parts)}"
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from qvmsh.config.shares import P9
+from qvmsh.config.words import typed
 from qvmsh.errors import QvmError, StateError
 from qvmsh.io import QUIET
 from qvmsh.machine.guest import execute
@@ -147,7 +148,8 @@ def unmount(vm: BaseMachine, places: Sequence[Place]) -> None:
             raise StateError(
                 f"the guest cannot unmount the share {each.line.tag} from {each.path}: {row}",
                 machine=vm.name,
-                hint="end what uses it in the guest first: `qvm exec -- fuser -vm DIR` names that",
+                hint="end what uses it in the guest first: "
+                f"`qvm exec -- fuser -vm {typed(each.path)}` names that",
             )
 
 

@@ -61,15 +61,22 @@ def _kind(environ: Mapping[str, str]) -> str:
 
 
 def fault(
-    directory: str, environ: Mapping[str, str], line: ShareLine, *, is_attached: bool = False
+    directory: str,
+    environ: Mapping[str, str],
+    line: ShareLine,
+    *,
+    is_attached: bool = False,
+    is_word: bool = False,
 ) -> tuple[str, str]:
     """What is wrong with a share, and what to do about it; ("", "") if nothing is.
 
     Args:
         directory: the machine's.
         is_attached: its program runs already.
+        is_word: it is on the command line.
     """
     hint = f"correct the line of {line.tag} in VM_SHARE, or remove it"
+    hint = "name another directory" if is_word else hint
     if not os.path.isdir(line.path):
         what = f"{line.path} is not a directory" if os.path.lexists(line.path) else ""
         return what or f"there is no directory {line.path}", hint
@@ -81,23 +88,24 @@ def fault(
         return what, "share it with `:ro`, or another directory"
     if f"{real}/".startswith(f"{own}/.qvm/"):
         return f"{line.path} holds the machine's own state", "share another directory"
-    return _fault_of_program(environ, line) if line.kind == VIRTIOFS and not is_attached else ("", "")
+    where = "" if is_word else " in its line of VM_SHARE"
+    return _fault_of_program(environ, line, where) if line.kind == VIRTIOFS and not is_attached else ("", "")
 
 
-def _fault_of_program(environ: Mapping[str, str], line: ShareLine) -> tuple[str, str]:
+def _fault_of_program(environ: Mapping[str, str], line: ShareLine, where: str) -> tuple[str, str]:
     if sys.platform != "linux":
-        return "virtiofs needs Linux", "`:9p` in its line of VM_SHARE does without"
+        return "virtiofs needs Linux", f"`:9p`{where} does without"
     try:
         found = virtiofsd.program(environ)
     except MissingProgramError as error:
-        return error.what, f"{error.hint}; or `:9p` in its line of VM_SHARE does without"
+        return error.what, f"{error.hint}; or `:9p`{where} does without"
     if os.geteuid() == 0:
         return "", ""
     other = "or install virtiofsd 1.13 or newer, which does not come with QEMU"
     if found.needs_root:
-        return f"{found.path} runs only as root", f"`:9p` in its line of VM_SHARE does without; {other}"
+        return f"{found.path} runs only as root", f"`:9p`{where} does without; {other}"
     if line.is_read_only and not found.has_read_only:
-        return f"{found.path} cannot share read-only", f"`:9p` in its line of VM_SHARE can; {other}"
+        return f"{found.path} cannot share read-only", f"`:9p`{where} can; {other}"
     return "", ""
 
 

@@ -76,17 +76,18 @@ class Program:
         Args:
             connection: how QEMU reaches it: `--fd=N`, or `--socket-path=PATH`.
         """
+        path = os.path.realpath(line.path)  # QEMU's own takes no link for a directory
         if self.is_of_qemu:
-            source = line.path.replace("\\", "\\\\").replace(",", "\\,")
+            source = path.replace("\\", "\\\\").replace(",", "\\,")
             words = [self.path, connection, "-o", f"source={source}", "-o", "log_level=err"]
         else:
-            words = [self.path, connection, f"--shared-dir={line.path}", "--log-level=error"]
+            words = [self.path, connection, f"--shared-dir={path}", "--log-level=error"]
         if not line.is_read_only:
             return words
         if self.has_read_only:
             return [*words, "--readonly"]
         unshare = shutil.which("unshare") or "/usr/bin/unshare"
-        return [unshare, "--mount", "/bin/sh", "-c", _READ_ONLY, "sh", line.path, *words]
+        return [unshare, "--mount", "/bin/sh", "-c", _READ_ONLY, "sh", path, *words]
 
 
 def program(environ: Mapping[str, str]) -> Program:
@@ -123,8 +124,8 @@ def _pair(runtime: str) -> tuple[socket.socket, socket.socket]:
 
 
 def last_words(vm: BaseMachine) -> list[str]:
-    """What it complained of, for the report of a launch that failed."""
-    return paths.tail(os.path.join(vm.directory, LOG), 5) if vm.settings.text("VM_SHARE") else []
+    """What it complained of, for the report of a launch that failed; the cause comes first."""
+    return paths.tail(os.path.join(vm.directory, LOG), 100)[:5] if vm.settings.text("VM_SHARE") else []
 
 
 def begin_log(vm: BaseMachine) -> None:

@@ -68,7 +68,7 @@ def _take_seconds(bound: Bound) -> None:
     if len(given) > 1 or "timeout" in bound.options:
         raise UsageError(
             f"freeze: {given[-1]}: the seconds are given twice",
-            hint="`./2` is the machine in the directory 2",
+            hint=f"`./{given[-1]}` is the machine in the directory {given[-1]}",
         )
     bound.options["timeout"] = float(given[0])
     bound.words.remove(given[0])

@@ -137,17 +137,14 @@ class WorkLock:
                     os.close(fd)
                     raise Held(by) from None
                 process.wait_readable([], 0.005)
-        note = f"{os.getpid()} {time.time():.0f} {self.what}\n".encode()
-        try:
-            os.pwrite(fd, note, 0)
-            os.ftruncate(fd, len(note))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            os.ftruncate(fd, 0)  # it holds without its holder's name
+        _write_note(fd, self.what)
         self.fd = fd
         HELD.append(fd)
         return self
+
+    def begin_again(self) -> None:
+        """Let the time that the file names be now."""
+        _write_note(self.fd, self.what)
 
     def release(self) -> None:
         if self.fd >= 0:
@@ -161,6 +158,18 @@ class WorkLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _write_note(fd: int, what: str) -> None:
+    """Name this process as the holder, since now."""
+    note = f"{os.getpid()} {time.time():.0f} {what}\n".encode()
+    try:
+        os.pwrite(fd, note, 0)
+        os.ftruncate(fd, len(note))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.ftruncate(fd, 0)  # it holds without its holder's name
 
 
 def working(path: str) -> Holder | None:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import subprocess
 
 from qvmsh.config.words import quote
-from qvmsh.errors import GuestUnreachableError, QmpError, QvmError, UsageError, printable
+from qvmsh.errors import DeadlineError, GuestUnreachableError, QmpError, QvmError, UsageError, printable
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh_connection
-from qvmsh.io import isatty
+from qvmsh.io import QUIET, isatty
 from qvmsh.machine import programs, state
+from qvmsh.machine.guest import frozen
+from qvmsh.machine.guest import agent as guest_agent
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.result import Result
 from qvmsh.machine.guest.transports import agent, serial
+from qvmsh.machine.guest.transports import ssh as remote_shell
 from qvmsh.machine.guest.wish import Unusable, Wish
 from qvmsh.qemu import qga
 
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 3.0
 STEP_S = 30.0
+LOOK = "guest-ssh-get-authorized-keys"
 KINDS = ("ssh-", "ecdsa-", "sk-")
 _WAYS = {"ssh": "over ssh", "agent": "by the guest agent", "serial": "on the serial console"}
 _SCRIPT = """\
@@ -71,14 +76,17 @@ def copy(vm: BaseMachine, words: Sequence[str]) -> Copied:
 
     Raises:
         UsageError: there is no such key.
-        StateError: the machine is not running, or its guest is held.
-        GuestUnreachableError: no way leads into the guest, or another machine answers at its port.
+        StateError: the machine is not running, or its guest is held or frozen.
+        GuestUnreachableError: no way leads into the guest, another machine answers at its port, or the
+            guest was lost while it added the key.
+        DeadlineError: the guest did not add it in time.
     """
     if len(words) > 1:
         raise UsageError("ssh: --copy-id takes one file with a key", hint="`qvm ssh --copy-id [KEY]`")
     programs.require_accepted(vm)
     awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
     pid, note = state.require(vm, state.observe(vm), "copy a key into the guest", *awake)
+    frozen.require_thawed(vm, "cannot copy a key into the guest")
     shown, line = _public_key(vm, note, words[0] if words else "")
     found = _Copying(vm, pid, note, line)
     refused = []
@@ -87,6 +95,10 @@ def copy(vm: BaseMachine, words: Sequence[str]) -> Copied:
             return Copied.of(vm.name, shown, found.user, via, added=way())
         except Unusable as error:
             refused.append(f"{via}: {error}")
+        except DeadlineError as error:  # it may still add it, so no other way may
+            error.what = f"the guest did not add the key within {STEP_S:.0f} s, {_WAYS[via]}"
+            error.hint = "`qvm status` shows its state; the same command later adds no key twice"
+            raise
     raise GuestUnreachableError(
         "no way leads into the guest, so the key was not copied", machine=vm.name, details=refused,
         hint="on a terminal ssh asks for a password; VM_CONSOLE_USER, VM_CONSOLE_PASSWORD_FILE: the console",
@@ -117,45 +129,44 @@ class _Copying:
                 raise guest.refusal(self.vm, found, refused) from None
             more = "" if may_ask or refused.kind != "key" else "; a password is asked for on a terminal only"
             raise Unusable(f"{_first(refused.words)}{more}") from None
-        try:
-            done = found.run(self._script, timeout_s=STEP_S)
-        except subprocess.TimeoutExpired:
-            raise Unusable("the guest does not answer") from None
-        return self._judged(done.returncode, done.stdout, done.stderr)
+        done = remote_shell.run(self.vm.with_io(QUIET), self.pid, self.note, self._wish("ssh"))
+        return self._judged(done)
 
     def by_agent(self) -> bool:
         """By the agent's own command, or by a script that it runs."""
         path, given = self.note.socket("qga"), dict[str, object](username=self.user)
+        command = LOOK
         body = self.line.split()[:2]
         try:
             known: list[str] = []
             with contextlib.suppress(QmpError):  # no file yet
-                known = qga.ask(path, "guest-ssh-get-authorized-keys", given, timeout_s=agent.ANSWER_S)[
-                    "keys"
-                ]
+                known = qga.ask(path, command, given, timeout_s=agent.ANSWER_S)["keys"]
             if any(each.split()[:2] == body for each in known):
                 return False
             given |= {"keys": [self.line]}
-            qga.ask(path, "guest-ssh-add-authorized-keys", given, timeout_s=agent.ANSWER_S)
+            command = "guest-ssh-add-authorized-keys"
+            qga.ask(path, command, given, timeout_s=agent.ANSWER_S)
         except QmpError:
-            done = agent.run(self.vm, self.pid, self.note, self._wish())
-            return self._judged(done.status, done, done.stderr)
+            return self._judged(agent.run(self.vm, self.pid, self.note, self._wish("agent")))
         except OSError as error:
-            raise Unusable(str(error)) from None
+            if isinstance(error, qga.NoAgent) or command == LOOK:
+                raise Unusable(str(error)) from None
+            raise guest_agent.failure(self.vm, command, error, agent.ANSWER_S) from None
         return True
 
     def by_console(self) -> bool:
         """By a shell on the serial console."""
-        done = serial.run(self.vm, self.pid, self.note, self._wish())
-        return self._judged(done.status, done, done.stderr)
+        return self._judged(serial.run(self.vm, self.pid, self.note, self._wish("serial")))
 
-    def _wish(self) -> Wish:
-        return Wish(line=self._script, user=self.user, timeout_s=STEP_S)
+    def _wish(self, way: str) -> Wish:
+        return Wish(
+            line=self._script, user=self.user, ways=(way,), timeout_s=STEP_S, tag=secrets.token_hex(8)
+        )
 
-    def _judged(self, status: int, output: str, errors: str) -> bool:
-        if status or output.strip() not in ("added", "present"):
-            raise Unusable(_first(errors) or f"the guest's shell ended with status {status}")
-        return output.strip() == "added"
+    def _judged(self, done: Result) -> bool:
+        if done.status or done.strip() not in ("added", "present"):
+            raise Unusable(_first(done.stderr) or f"the guest's shell ended with status {done.status}")
+        return done.strip() == "added"
 
 
 def _first(text: str) -> str:

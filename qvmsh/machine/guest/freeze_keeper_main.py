@@ -49,6 +49,8 @@ class _Keeper:
     def __init__(self, order: dict[str, Any]) -> None:
         self.vm = BaseMachine(order["directory"])
         self.seconds = float(order["seconds"])
+        self.began = time.monotonic()
+        """When the guest was frozen."""
         self.path: str = order["socket"]
         self.present_s, self.freeze_s = float(order["present_s"]), float(order["freeze_s"])
         self.is_uncertain = False
@@ -121,7 +123,8 @@ class _Keeper:
                 self.qemu.wait(pause_s)
                 pause_s = min(2 * pause_s, LAST_PAUSE_S)
             else:
-                return f"thawed {plural(count, 'file system')} after {self.seconds:g} s" if count else ""
+                took_s = time.monotonic() - self.began
+                return f"thawed {plural(count, 'file system')} after {took_s:.0f} s" if count else ""
         return ""
 
 
@@ -154,6 +157,8 @@ def main() -> None:
                 keeper.thaw(GIVE_UP_S)
                 os.ftruncate(lock.fd, 0)
             return
+        lock.begin_again()
+        keeper.began = time.monotonic()
         _say({"count": count})
         if keeper.is_heard():
             keeper.wait()

@@ -29,6 +29,8 @@ KEEPER = "qvmsh.machine.guest.freeze_keeper_main"
 END_S = 15.0
 """How long a keeper that is to end may take: it thaws the guest first."""
 THAW_S = 20.0
+LOST = "`qvm stop` powers the machine off, `qvm kill` ends it: only the guest agent can thaw the guest"
+"""What to do about a frozen guest whose agent does not answer."""
 
 
 class Frozen:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from qvmsh.errors import UsageError
+from qvmsh.errors import DeadlineError, GuestUnreachableError, UsageError
 from qvmsh.machine import log, state
 from qvmsh.machine.guest import agent, freeze_keeper, frozen
 from qvmsh.machine.power.reports import Froze, Thawed
@@ -31,13 +31,14 @@ def freeze(vm: BaseMachine, *, seconds: float) -> Froze:
         GuestUnreachableError, DeadlineError, QmpError: its agent cannot do it; nothing is frozen.
     """
     if not 0 < seconds <= LONGEST_S:  # not a number is neither
-        raise UsageError(f"freeze: --timeout {seconds:g}: must be between 0 and {LONGEST_S:.0f} seconds")
+        raise UsageError(f"freeze: --timeout {seconds:g}: must be more than 0, at most {LONGEST_S:.0f} seconds")
     with work_lock(vm, "freeze"):
         pid, note = state.require(vm, state.observe(vm), "freeze", state.RUNNING)
         frozen.require_thawed(vm, "cannot freeze")
         with vm.io.stage("freezing the guest's file systems"):
             count = freeze_keeper.begin(vm, pid, note, seconds)
-        until = time.time() + seconds
+        found = frozen.of(vm)
+        until = found.until if found and found.until else time.time() + seconds
     log.note(vm, f"froze {plural(count, 'file system')} for {seconds:g} s")
     return Froze(vm.name, count, seconds, until)
 
@@ -51,7 +52,12 @@ def thaw(vm: BaseMachine) -> Thawed:
     """
     with work_lock(vm, "thaw"):
         _, note = state.require(vm, state.observe(vm), "thaw", state.RUNNING)
-        count = agent.ask(vm, note, "guest-fsfreeze-thaw", timeout_s=frozen.THAW_S)
+        try:
+            count = agent.ask(vm, note, "guest-fsfreeze-thaw", timeout_s=frozen.THAW_S)
+        except (GuestUnreachableError, DeadlineError) as error:
+            if frozen.of(vm) is not None:  # then other ways into the guest are refused
+                error.hint = frozen.LOST
+            raise
         frozen.end_keeper(vm)
     if count:
         log.note(vm, f"thawed {plural(count, 'file system')}")

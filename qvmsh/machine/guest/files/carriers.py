@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 
 from qvmsh.machine import programs, state
+from qvmsh.machine.guest import frozen
 from qvmsh.machine.guest.files import by_agent, by_ssh, sftp
 from qvmsh.machine.guest.files.sftp_get import SftpSender
 from qvmsh.machine.guest.files.sftp_put import SftpReceiver
@@ -73,6 +74,7 @@ def _first(
     programs.require_accepted(vm)
     awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
     pid, note = state.require(vm, state.observe(vm), what, *awake)
+    frozen.require_thawed(vm, f"cannot {what}")
     tried = Tried(ways)
     for way in ways:
         try:

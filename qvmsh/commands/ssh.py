@@ -65,10 +65,10 @@ def ssh(
 
     options = [
         *(["-A"] if agent else []),
-        *(f"-L{_here(each)}" for each in local),
-        *(f"-R{each}" for each in remote),
-        *(f"-D{_here(each)}" for each in dynamic),
-        *(f"-o{each}" for each in option),
+        *(word for each in local for word in ("-L", _here(each))),
+        *(word for each in remote for word in ("-R", each)),
+        *(word for each in dynamic for word in ("-D", _here(each))),
+        *(word for each in option for word in ("-o", each)),
     ]
     return remote_shell.shell(
         vm, words, wants_tty=tty, timeout_s=timeout, data=input, is_checked=check, options=options

@@ -19,7 +19,18 @@ CACHE = ("controlmaster", "controlpath", "controlpersist")
 """Keywords that decide about cached connections, as qvm does."""
 SECTIONS = ("host", "match", "include")
 """Keywords that are about other keywords: on ssh's command line they have no use."""
-_OF_CACHE = {"M": "ControlMaster", "O": "ControlMaster", "S": "ControlPath"}
+PINS = (
+    "stricthostkeychecking", "userknownhostsfile", "globalknownhostsfile", "hostkeyalias", "knownhostscommand",
+    "nohostauthenticationforlocalhost", "checkhostip", "hashknownhosts", "updatehostkeys", "verifyhostkeydns",
+)  # fmt: skip
+"""Keywords that decide which host key is taken: that of the machine alone."""
+PLACES = {
+    "user": "VM_MACHINE_USER names the account, or `qvm exec --user`",
+    "port": "VM_SSH_PORT and VM_SSH_GUEST_PORT name the ports",
+    "hostname": "qvm knows where the guest is",
+}
+"""Keywords that say what is reached; ssh would ignore them, since qvm says it before."""
+_MEANS = {"M": "ControlMaster", "O": "ControlMaster", "S": "ControlPath", "l": "User", "p": "Port"}
 _WITH_VALUE = frozenset("BbcDEeFIiJLlmOopQRSWw")
 """ssh's options with a value. Source: ssh(1)."""
 
@@ -28,7 +39,7 @@ def arguments(value: str) -> list[str]:
     """The words for ssh.
 
     Raises:
-        ValueError: a line is neither, or would break the cached connections.
+        ValueError: a line is neither, or is about what qvm decides.
     """
     found: list[str] = []
     for line in map(str.strip, value.split("\n")):
@@ -40,21 +51,33 @@ def arguments(value: str) -> list[str]:
             found.append(f"-o{line}")
         else:
             raise ValueError(f"{words.quote(line)} is neither an option nor a keyword with its value")
-    for key, _ in keywords(found):
-        require_allowed(key)
-    for letter, _ in options(found):
-        require_allowed(_OF_CACHE.get(letter, ""))
+    require_allowed(found)
     return found
 
 
-def require_allowed(key: str) -> None:
-    """Refuse a keyword that no value of qvm's may hold.
+def require_allowed(arguments: Sequence[str]) -> None:
+    """Refuse words for ssh that are about what qvm decides: connections, host key, address, account.
 
     Raises:
         ValueError: the text says why.
     """
+    for letter, value in options(arguments):
+        if letter == "o":
+            key = keyword(value.strip())[0]
+            if not key:
+                raise ValueError(f"{words.quote(value)} is not a keyword with its value")
+            _require_free(key)
+        elif letter in _MEANS:
+            _require_free(_MEANS[letter])
+
+
+def _require_free(key: str) -> None:
     if key.lower() in CACHE:
         raise ValueError(f"{key}: qvm caches the connections itself")
+    if key.lower() in PINS:
+        raise ValueError(f"{key}: qvm pins the host key itself")
+    if key.lower() in PLACES:
+        raise ValueError(f"{key}: {PLACES[key.lower()]}")
     if key.lower() in SECTIONS:
         raise ValueError(f"{key}: it is for configuration files of ssh")
 

@@ -379,9 +379,9 @@ class Link:
         return status if is_known else None, "\n".join(lines).strip()
 
     def words_in(self, log: str) -> str:
-        """ssh's own messages, if they went to a file (`-E`)."""
+        """ssh's own messages, if they went to a file (`-E`); it ends its lines as a terminal needs it."""
         try:
-            return files.read(log).data.decode(errors="replace").strip()
+            return files.read(log).data.decode(errors="replace").replace("\r\n", "\n").strip()
         except OSError:
             return ""
 

@@ -48,10 +48,10 @@ def request(words: Sequence[str], verb: str = "qmp") -> Request:
     for word in rest:
         key, mark, value = word.partition("=")
         if not mark or not key:
-            raise UsageError(
-                f"{verb}: {word!r} is not an argument",
-                hint=f"`qvm {verb} {command} key=value ...`, or one JSON object; {OTHERS[verb]}",
-            )
+            way = f"`qvm {verb} {command} key=value ...`, or one JSON object; {OTHERS[verb]}"
+            if word.startswith("-"):
+                way = f"options are before the command: `qvm {verb} [OPTIONS] {command}`"
+            raise UsageError(f"{verb}: {word!r} is not an argument", hint=way)
         _put(arguments, key, _value(value), verb)
     return command, arguments
 

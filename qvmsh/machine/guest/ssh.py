@@ -155,6 +155,7 @@ class taken:  # noqa: N801  # used as a function
         options: Sequence[str] = (),
     ) -> None:
         self._vm = vm
+        self._options = options
         self._link = found = reachable(vm, what)
         self._opened: AbstractContextManager[ssh_connection.Link]
         if options:
@@ -169,7 +170,7 @@ class taken:  # noqa: N801  # used as a function
         try:
             return self._opened.__enter__()
         except ssh_connection.Refused as refused:
-            raise refusal(self._vm, self._link, refused) from None
+            raise refusal(self._vm, self._link, refused, self._options) from None
 
     def __exit__(self, *what: Any) -> None:
         self._opened.__exit__(*what)
@@ -185,18 +186,31 @@ def reachable(vm: BaseMachine, what: str) -> ssh_connection.Link:
 
 
 def refusal(
-    vm: BaseMachine, found: ssh_connection.Link, refused: ssh_connection.Refused
+    vm: BaseMachine,
+    found: ssh_connection.Link,
+    refused: ssh_connection.Refused,
+    options: Sequence[str] = (),
 ) -> GuestUnreachableError:
-    """What a failed login means, and what to do about it."""
+    """What a failed login means, and what to do about it.
+
+    Args:
+        options: words for ssh of this call alone.
+    """
     words = [line.strip() for line in refused.words.splitlines() if line.strip(" @\r")]
-    if refused.kind == "host key":
+    kind, given = refused.kind, [*options, *found.options]
+    if kind == "connection" and not words and given:  # it had no log yet
+        from qvmsh.host import ssh_check
+
+        words = [*filter(None, [ssh_check.complaint(given)])]
+        kind = "client" if words else kind
+    if kind == "host key":
         return GuestUnreachableError(
             f"another machine answers at {found.host}:{found.port}: its host key is not the one that is "
             "pinned for this machine",
             machine=vm.name,
             hint="if the guest was reinstalled, remove .qvm/known_hosts; else find out what answers there",
         )
-    if refused.kind == "key":
+    if kind == "key":
         for key in found.identities:
             _require_usable(vm, key)
         tried = ", ".join(vm_relative(vm, key) for key in found.identities) or "your own keys and agent"
@@ -208,7 +222,7 @@ def refusal(
             hint="VM_SSH_IDENTITY names the key, VM_MACHINE_USER the account; the guest's "
             "~/.ssh/authorized_keys must hold its public half (`qvm console` logs in without ssh)",
         )
-    if refused.kind == "forward":
+    if kind == "forward":
         return GuestUnreachableError(
             "ssh cannot forward a port, so nothing was run",
             machine=vm.name,
@@ -220,7 +234,9 @@ def refusal(
         machine=vm.name,
         details=words[-2:],
         hint="`qvm status` shows its state; VM_SSH_OPTIONS is passed to ssh unchanged"
-        if refused.kind == "client"
+        if kind == "client"
+        else "options for ssh may be the reason (-o, VM_SSH_OPTIONS); `qvm status` shows its state"
+        if given
         else "it may still be booting: `qvm status`; its console is in .qvm/log/serial.log",
     )
 

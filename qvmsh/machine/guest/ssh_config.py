@@ -1,6 +1,6 @@
 """`qvm ssh-config`: Host blocks, with which plain ssh, scp, rsync and others reach the guests.
 
-    host(vm).text           # "Host demo\n    HostName 127.0.0.1\n..."
+    host(vm).text           # "Host demo\n    HostName qvm-3f2a...\n..."
     connect(vm)             # what the ProxyCommand of such a block does
 
 The port of a machine is another one at each start (VM_SSH_PORT=auto), so a block asks qvm for a connection:
@@ -36,7 +36,7 @@ _FLAGS = {
     "C": "Compression yes", "q": "LogLevel QUIET", "T": "RequestTTY no", "t": "RequestTTY yes",
     "v": "LogLevel VERBOSE", "X": "ForwardX11 yes", "x": "ForwardX11 no",
 }  # fmt: skip
-_VALUES = {"c": "Ciphers", "D": "DynamicForward", "i": "IdentityFile", "l": "User", "m": "MACs"}
+_VALUES = {"c": "Ciphers", "D": "DynamicForward", "i": "IdentityFile", "m": "MACs"}
 """ssh's options, and the keywords that mean the same."""
 
 
@@ -119,12 +119,13 @@ def host(vm: BaseMachine) -> Host:
     rows = _of_user(vm)
     given = {key.lower() for key, _ in rows}
     keys = guest.key_files(vm)
+    alias = f"qvm-{identity.uuid_of(vm)}"
     own = [
-        ("HostName", ssh_connection.Link.host),
+        ("HostName", alias),  # not an address: the user's ControlPath may be of `%h` or `%C`
         ("User", user),
         ("ProxyCommand", words.joined(argv).replace("%", "%%")),
         ("ProxyUseFdpass", "yes"),
-        ("HostKeyAlias", f"qvm-{identity.uuid_of(vm)}"),
+        ("HostKeyAlias", alias),
         ("UserKnownHostsFile", " ".join(map(ssh_connection.quoted, known))),
         ("GlobalKnownHostsFile", "/dev/null"),
         ("StrictHostKeyChecking", "yes"),

@@ -65,11 +65,10 @@ def opened(
 
 def _require_sound(vm: BaseMachine, options: Sequence[str]) -> None:
     """Refuse what ssh does not take, before anything is sent."""
-    for key, _ in ssh_options.keywords(options):
-        try:
-            ssh_options.require_allowed(key)
-        except ValueError as error:
-            raise UsageError(f"ssh: -o {error}", machine=vm.name) from None
+    try:
+        ssh_options.require_allowed(options)
+    except ValueError as error:
+        raise UsageError(f"ssh: -o {error}", machine=vm.name) from None
     wrong = ssh_check.complaint(options)
     if wrong:
         raise UsageError(f"ssh: {wrong}", machine=vm.name, hint="`man ssh`, `man ssh_config` describe them")

@@ -31,7 +31,9 @@ def freeze(vm: BaseMachine, *, seconds: float) -> Froze:
         GuestUnreachableError, DeadlineError, QmpError: its agent cannot do it; nothing is frozen.
     """
     if not 0 < seconds <= LONGEST_S:  # not a number is neither
-        raise UsageError(f"freeze: --timeout {seconds:g}: must be more than 0, at most {LONGEST_S:.0f} seconds")
+        raise UsageError(
+            f"freeze: --timeout {seconds:g}: must be more than 0, at most {LONGEST_S:.0f} seconds"
+        )
     with work_lock(vm, "freeze"):
         pid, note = state.require(vm, state.observe(vm), "freeze", state.RUNNING)
         frozen.require_thawed(vm, "cannot freeze")

@@ -104,6 +104,17 @@ def test_ssh_options_in_the_file_are_lines_too(running: Vm) -> None:
     lines = "# why\nServerAliveInterval 60\nCompression=yes\n-o IPQoS=none"
     result = running.ok("--set", f"VM_SSH_OPTIONS={lines}", "ssh", "-o", "LogLevel=DEBUG", "true")
     assert "Enabling compression" in result.err
+    assert "\\r" not in result.err
+
+
+def test_ssh_option_that_fails_is_named_as_a_reason(running: Vm) -> None:
+    result = running.qvm("ssh", "-o", "ProxyCommand=false", "echo run")
+    assert (result.status, result.out) == (125, "")
+    assert "hint: options for ssh may be the reason (-o, VM_SSH_OPTIONS)" in result.err
+    lines = "VM_SSH_OPTIONS=LocalForward=2299:localhost:22"
+    result = running.qvm("--set", lines, "ssh", "-o", "Compression=yes", "echo run")
+    assert (result.status, result.out) == (125, "")
+    assert "forwarding specification" in result.err
 
 
 @pytest.mark.parametrize(
@@ -114,6 +125,10 @@ def test_ssh_options_in_the_file_are_lines_too(running: Vm) -> None:
         (("-o", "Compresion=yes"), "Bad configuration option: compresion"),
         (("-o", "ControlPath=/x"), "-o ControlPath: qvm caches the connections itself"),
         (("-o", "Match exec evil"), "-o Match: it is for configuration files of ssh"),
+        (("-o", "User=root"), "-o User: VM_MACHINE_USER names the account, or `qvm exec --user`"),
+        (("-o", "StrictHostKeyChecking=no"), "-o StrictHostKeyChecking: qvm pins the host key itself"),
+        (("-o", ""), "-o '' is not a keyword with its value"),
+        (("-L", ""), "Bad local forwarding specification"),
     ],
 )
 def test_ssh_wrong_option_is_refused(running: Vm, words: tuple[str, str], why: str) -> None:

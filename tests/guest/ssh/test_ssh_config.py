@@ -95,6 +95,27 @@ def test_ssh_config_relays_for_a_program_without_descriptors(running: Vm) -> Non
         assert child.wait(DEADLINE_S) == 0
 
 
+def test_ssh_config_with_cached_connections_of_the_user(running: Vm) -> None:
+    """A connection that ssh itself caches for one machine never serves another one."""
+    off = Vm(running.world, running.world.home / "off")
+    off.directory.mkdir()
+    (off.directory / ".vmrc").write_text((running.directory / ".vmrc").read_text())
+    off.set(VM_MACHINE_NAME="off")
+    config = running.world.home / "config"
+    text = running.ok("ssh-config", running.directory, off.directory).out
+    cache = running.world.runtime / "c-%C"
+    config.write_text(f"{text}\nHost *\n ControlMaster auto\n ControlPath {cache}\n ControlPersist 60\n")
+    try:
+        for _ in range(2):
+            assert plain(running, "ssh", "-F", config, "demo", "echo in").stdout == "in\n"
+        assert list(running.world.runtime.glob("c-*"))
+        done = plain(running, "ssh", "-F", config, "off", "echo in")
+        assert (done.returncode, done.stdout) == (255, "")
+        assert "qvm: off: cannot reach the guest: it is stopped" in done.stderr
+    finally:
+        plain(running, "ssh", "-F", config, "-O", "exit", "demo")
+
+
 def test_ssh_config_install_asks_and_includes(running: Vm) -> None:
     home = running.world.home
     config = home / ".ssh/config"

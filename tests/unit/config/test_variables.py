@@ -88,6 +88,8 @@ WRONG: dict[str, dict[str, str | None]] = {
         "Include /x": "",
         "-S /x": "",
         "-CM": "",
+        "StrictHostKeyChecking no": "",
+        "-l root": "",
     },
     "VM_LOG": {"a\0b": ""},
 }

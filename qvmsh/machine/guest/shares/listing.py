@@ -37,6 +37,8 @@ class Shares(Report):
         self.shares = list(rows)
 
     def shown(self) -> list[str]:
+        if not self.shares:
+            return [f"{self.machine}: no directory is shared"]
         found = []
         for each in self.shares:
             found.append(f"{each['tag']:8} {line(each)}")

@@ -22,7 +22,7 @@ import time
 
 from qvmsh.host import files, locks, ssh_forwards
 from qvmsh.host.heard import heard
-from qvmsh.host.ssh_turns import LOOK_S, Ended, Turn
+from qvmsh.host.ssh_turns import LOOK_S, Asking, Ended, Taken, Turn, asked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
 class Refused(Exception):
     """ssh could not log in; the text is ssh's own.
 
-    `kind`: `key`, `host key`, `connection`, `client`, or `forward`.
+    `kind`: `key`, `host key`, `connection`, `client`, `forward`; `busy`: another login waits for its user.
     """
 
     def __init__(self, kind: str, words: str) -> None:
@@ -232,9 +232,26 @@ class Link:
             return
         with self._turn(time.monotonic() + timeout_s) as is_ours:
             if not is_ours:
+                self._require_nobody_asked()
                 raise Refused("connection", "another login is still in progress")
             if not self.is_open():
-                self.log_in(interactive=interactive, timeout_s=timeout_s)
+                self._log_in_or_ask(interactive=interactive, timeout_s=timeout_s)
+
+    def _require_nobody_asked(self) -> None:
+        """Refuse to wait for a login that itself waits for somebody at its terminal."""
+        pid = asked(os.path.join(self.folder, "lock"))
+        if pid:
+            raise Refused("busy", f"another login waits for a password on its terminal (pid {pid})")
+
+    def _log_in_or_ask(self, *, interactive: bool, timeout_s: float) -> None:
+        """Log in; ask for a password only where nothing else lets in, and let others know of that."""
+        try:
+            self.log_in(interactive=False, timeout_s=timeout_s)
+        except Refused as refused:
+            if not interactive or refused.kind != "key":
+                raise
+            with Asking(os.path.join(self.folder, "lock")):
+                self.log_in(interactive=True, timeout_s=timeout_s)
 
     def _turn(self, deadline: float) -> Turn:
         """One login at a time: each would remove the control socket of the previous one. False: not yet."""
@@ -259,13 +276,15 @@ class Link:
             with self._turn(0.0) as is_ours:
                 if is_ours and not found.is_open():
                     try:
-                        found.log_in(interactive=interactive and not found.number, timeout_s=timeout_s)
+                        may_ask = interactive and not found.number
+                        found._log_in_or_ask(interactive=may_ask, timeout_s=timeout_s)
                     except Refused:
                         if not found.number or not self.is_open():
                             raise
                         return self
                 if is_ours:
                     return found
+            self._require_nobody_asked()
             locks.release_byte(fd, found.number)  # a command may end before it is our turn
             if time.monotonic() > deadline:
                 raise Refused("connection", f"other logins have been in progress for {TURN_S:.0f} s")
@@ -384,26 +403,6 @@ class Link:
             return files.read(log).data.decode(errors="replace").replace("\r\n", "\n").strip()
         except OSError:
             return ""
-
-
-class Taken:
-    """The block of `Link.taken`."""
-
-    def __init__(self, link: Link, *, interactive: bool, timeout_s: float) -> None:
-        self._link = link
-        self._interactive = interactive
-        self._timeout_s = timeout_s
-
-    def __enter__(self) -> Link:
-        self._fd = files.opened(os.path.join(self._link.folder, "taken"), os.O_RDWR | os.O_CREAT)
-        try:
-            return self._link.take(self._fd, interactive=self._interactive, timeout_s=self._timeout_s)
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
 
 def _is_of_user(name: str) -> bool:

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qvmsh.host.ssh_connection import Link
+
 LOOK_S = 0.02
 
 
@@ -32,9 +34,10 @@ class Turn:
             while True:
                 try:
                     fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.ftruncate(self._lock, 0)  # of one that was killed while it asked
                     return True
                 except BlockingIOError:
-                    if time.monotonic() >= self._deadline:
+                    if time.monotonic() >= self._deadline or asked(self._path):
                         return False
                     time.sleep(LOOK_S)  # a lock cannot be waited for with a time limit
         except BaseException:
@@ -43,6 +46,59 @@ class Turn:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._lock)
+
+
+class Asking:
+    """The block in which the holder of the turn asks its user for a password.
+
+    Args:
+        path: of the lock, which names the process for others.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._write(str(os.getpid()).encode())
+
+    def __exit__(self, *_: object) -> None:
+        self._write(b"")
+
+    def _write(self, data: bytes) -> None:
+        fd = files.opened(self._path, os.O_WRONLY | os.O_TRUNC)
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+
+
+def asked(path: str) -> int:
+    """The process that has the turn and asks its user for a password; 0 if there is none."""
+    try:
+        text = files.read(path).text
+    except OSError:
+        return 0
+    return int(text) if text.isdecimal() and os.path.exists(f"/proc/{text}") else 0
+
+
+class Taken:
+    """The block of `Link.taken`."""
+
+    def __init__(self, link: Link, *, interactive: bool, timeout_s: float) -> None:
+        self._link = link
+        self._interactive = interactive
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> Link:
+        self._fd = files.opened(os.path.join(self._link.folder, "taken"), os.O_RDWR | os.O_CREAT)
+        try:
+            return self._link.take(self._fd, interactive=self._interactive, timeout_s=self._timeout_s)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
 class Ended:

@@ -13,7 +13,6 @@ from qvmsh.config import forwards as rules
 from qvmsh.config.forwards import Forward
 from qvmsh.errors import GuestUnreachableError, QvmError, StateError, UsageError
 from qvmsh.host import sockets, ssh_forwards
-from qvmsh.io import isatty
 from qvmsh.machine import state
 from qvmsh.machine.forward import active
 from qvmsh.machine.forward.active import QEMU, SSH, Active
@@ -185,8 +184,7 @@ class _Now:
             if said:
                 raise self._not_opened(wanted, f"QEMU says: {said.splitlines()[0]}")
             return
-        interactive = isatty(self._vm.io.stdin) and not self._vm.io.capture
-        link = guest.connect(self._vm, "forward a port", interactive=interactive)
+        link = guest.connect(self._vm, "forward a port", interactive=guest.may_ask(self._vm))
         line = active.of_line(wanted)
         said = _answered(lambda: ssh_forwards.ask(link, "forward", line))
         if said:

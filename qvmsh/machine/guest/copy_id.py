@@ -16,7 +16,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import DeadlineError, GuestUnreachableError, QmpError, QvmError, UsageError, printable
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh_connection
-from qvmsh.io import QUIET, isatty
+from qvmsh.io import QUIET
 from qvmsh.machine import programs, state
 from qvmsh.machine.guest import frozen
 from qvmsh.machine.guest import agent as guest_agent
@@ -42,9 +42,9 @@ KINDS = ("ssh-", "ecdsa-", "sk-")
 _WAYS = {"ssh": "over ssh", "agent": "by the guest agent", "serial": "on the serial console"}
 _SCRIPT = """\
 umask 077; d=${HOME:-~}/.ssh; f=$d/authorized_keys; mkdir -p "$d" || exit 1
-if [ -e "$f" ] && grep -qF -- BODY "$f"; then echo present; exit 0; fi
+if [ -e "$f" ] && grep -q -- "^[[:space:]]*$body" "$f"; then echo present; exit 0; fi
 if [ -s "$f" ] && [ -n "$(tail -c 1 "$f")" ]; then echo >>"$f" || exit 1; fi
-printf '%s\\n' KEY >>"$f" || exit 1
+printf '%s\\n' "$key" >>"$f" || exit 1
 if command -v restorecon >/dev/null 2>&1; then restorecon -F "$d" "$f"; fi
 echo added"""
 
@@ -111,8 +111,7 @@ class _Copying:
     def __init__(self, vm: BaseMachine, pid: int, note: LaunchRecord, line: str) -> None:
         self.vm, self.pid, self.note, self.line = vm, pid, note, line
         self.user = note.user or vm.settings.text("VM_MACHINE_USER")
-        body = " ".join(line.split()[:2])
-        self._script = _SCRIPT.replace("BODY", quote(body)).replace("KEY", quote(line))
+        self._script = script(line)
 
     def by_ssh(self) -> bool:
         """Over ssh, with a key that is there already, or with a password from the terminal."""
@@ -121,7 +120,7 @@ class _Copying:
         found = guest.link(self.vm, self.note)
         if not (found.is_open() or guest.speaks(found, timeout_s=LOOK_S)):
             raise Unusable(f"ssh does not answer at {found.host}:{found.port}")
-        may_ask = isatty(self.vm.io.stdin) and not self.vm.io.capture
+        may_ask = guest.may_ask(self.vm)
         try:
             found.open(interactive=may_ask, timeout_s=guest.LOG_IN_S)
         except ssh_connection.Refused as refused:
@@ -169,6 +168,12 @@ class _Copying:
         return done.strip() == "added"
 
 
+def script(line: str) -> str:
+    """The script that adds a key where no line begins with it; it prints `added` or `present`."""
+    body = " ".join(line.split()[:2])
+    return f"key={quote(line)}; body={quote(body)}\n{_SCRIPT}"
+
+
 def _first(text: str) -> str:
     """The last line of what a program said: its reason."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
@@ -204,7 +209,12 @@ def _line(vm: BaseMachine, path: str, shown: str) -> str:
     if "PRIVATE KEY" in text:
         argv = ["ssh-keygen", "-y", "-P", "", "-f", name]
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        text = "" if done.returncode else done.stdout
+        if done.returncode:
+            raise UsageError(
+                f"ssh: --copy-id {shown}: it is a private key that cannot be read without its passphrase",
+                machine=vm.name, hint="give the file with its public key, mostly the same name with `.pub`",
+            )  # fmt: skip
+        text = done.stdout
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith(KINDS)]
     if not lines or not lines[0].isprintable() or len(lines[0].split()) < 2:
         hint = "a file with a public key, such as ~/.ssh/id_ed25519.pub"

@@ -12,6 +12,7 @@ import time
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh_connection, sshd
+from qvmsh.io import isatty
 from qvmsh.machine import identity, programs, ready_sign, state
 from qvmsh.machine.guest import frozen
 
@@ -114,6 +115,17 @@ def key_files(vm: BaseMachine) -> list[str]:
         return []  # ssh's own defaults, and the agent
     keys = [os.path.join(owner.pw_dir, ".ssh", name) for name in KEY_NAMES]
     return [key for key in keys if os.path.exists(key)]
+
+
+def may_ask(vm: BaseMachine) -> bool:
+    """True if ssh may ask for a password: its caller is in the foreground of a terminal, not in a pipe."""
+    io = vm.io
+    if io.capture or not (isatty(io.stdin) and isatty(io.stdout)):
+        return False
+    try:
+        return os.tcgetpgrp(io.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):  # it is not our own terminal
+        return False
 
 
 def connect(
@@ -222,6 +234,8 @@ def refusal(
             hint="VM_SSH_IDENTITY names the key, VM_MACHINE_USER the account; the guest's "
             "~/.ssh/authorized_keys must hold its public half (`qvm console` logs in without ssh)",
         )
+    if kind == "busy":
+        return GuestUnreachableError(refused.words, machine=vm.name, hint="answer it there, or end it")
     if kind == "forward":
         return GuestUnreachableError(
             "ssh cannot forward a port, so nothing was run",
@@ -268,7 +282,7 @@ def _require_usable(vm: BaseMachine, key: str) -> None:
         raise GuestUnreachableError(
             f"the ssh key {shown} has a passphrase, or is not a key",
             machine=vm.name,
-            hint="`ssh-add` it, or run the command on a terminal",
+            hint="`ssh-add` it; or `qvm ssh true`, on a terminal, asks for it once",
         )
 
 
@@ -290,7 +304,10 @@ def answers(vm: BaseMachine, note: LaunchRecord, *, timeout_s: float) -> tuple[b
     try:
         found.open(interactive=False, timeout_s=timeout_s)
     except ssh_connection.Refused as refused:
-        reason = {"key": "ssh refuses the key", "host key": "another machine answers at its ssh port"}
+        reason = {
+            "key": "ssh refuses the key", "host key": "another machine answers at its ssh port",
+            "busy": refused.words,
+        }  # fmt: skip
         return False, reason.get(refused.kind, "ssh does not answer")
     return True, ""
 

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import pwd
+import re
 
 from qvmsh.config import edit, files
 from qvmsh.errors import QvmError, printable
@@ -61,20 +62,46 @@ def install(hosts: Sequence[Host], io: Io, environ: Mapping[str, str], *, is_sur
     config = os.path.join(files.home(environ), ".ssh", "config")
     line = f"Include {ssh_connection.quoted(file)}"
     try:
+        _require_no_broken_link(config)
         before = _read(config)
-        lines = [each.strip() for each in before.splitlines()]
-        if line not in lines:
+        is_there = _is_included(before, line)
+        if not is_there:
             question = f"{printable(line)}\nPut this line into {printable(config)}?"
             io.require_yes(question, is_given=is_sure, what="ssh-config --install")
         with _locked(os.path.dirname(file)):
             _write(file, _HEAD + _merged(_read(file), hosts))
-        if line not in lines:
+        if not is_there:
             os.makedirs(os.path.dirname(config), mode=0o700, exist_ok=True)
             _write(config, f"{line}\n{before}")
     except OSError as error:
         raise QvmError(f"ssh-config: {printable(str(error.filename))}: {error.strerror}") from None
     reads = os.path.join(pwd.getpwuid(os.geteuid()).pw_dir, ".ssh", "config")
-    return Installed(file, config, [each.name for each in hosts], added=line not in lines, reads=reads)
+    return Installed(file, config, [each.name for each in hosts], added=not is_there, reads=reads)
+
+
+def _is_included(text: str, line: str) -> bool:
+    """True if the line is there for all hosts: above the first `Host` or `Match`."""
+    for each in text.splitlines():
+        if re.match(r"\s*(host|match)\b", each, re.IGNORECASE):
+            return False
+        if each.strip() == line:
+            return True
+    return False
+
+
+def _require_no_broken_link(config: str) -> None:
+    """Refuse a file, or its folder, that is elsewhere, where nothing is: it may not be mounted now.
+
+    QvmError: nothing was changed.
+    """
+    folder = os.path.dirname(config)
+    target = os.path.dirname(os.path.realpath(config))
+    for path, needed in ((folder, os.path.realpath(folder)), (config, target)):
+        if os.path.islink(path) and not os.path.isdir(needed):
+            raise QvmError(
+                f"ssh-config: {printable(path)} is a broken link: there is no directory {printable(needed)}",
+                hint="remove the link, or make what it leads to; nothing was changed",
+            )
 
 
 def _merged(text: str, hosts: Sequence[Host]) -> str:
@@ -115,4 +142,4 @@ def _write(path: str, text: str) -> None:
     if os.path.exists(path):
         edit.replace(path, text)
     else:
-        host_files.write_atomic(path, text, 0o600)
+        host_files.write_atomic(os.path.realpath(path), text, 0o600)

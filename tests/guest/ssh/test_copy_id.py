@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,21 +115,46 @@ def test_copy_id_with_a_password_on_the_terminal(closed: Vm) -> None:
     assert count(closed, key) == 1
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["ssh true", "ssh -o BatchMode=no true", "ssh -t true", "ssh -L 1:x:1 true", "ssh --copy-id",
-     "forward add 1:1 --via ssh", "exec --via ssh true"],
+ASKING = (
+    "ssh true", "ssh -o BatchMode=no true", "ssh -t true", "ssh -L 1:x:1 true", "ssh --copy-id",
+    "forward add 1:1 --via ssh", "exec --via ssh true",
 )  # fmt: skip
-def test_no_password_is_asked_for_in_a_pipe(closed: Vm, line: str) -> None:
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        *((line, "</dev/null | cat") for line in ASKING),
+        *((line, "| cat") for line in ("ssh true", "ssh -o IPQoS=none true", "ssh --copy-id", ASKING[5])),
+        ("ssh true", ">out"),
+        ("ssh true", "& wait $!"),
+    ],
+)
+def test_no_password_is_asked_for_in_a_pipe(closed: Vm, line: str, place: str) -> None:
     open_door(closed)
     close_connections(closed)
     root(closed, "killall qemu-ga; true")
-    key = new_key(closed, f"unknown-{line.replace(' ', '-').replace(':', '')}")
-    words = f"{QVM} --set VM_SSH_IDENTITY={key} --set VM_CONSOLE_USER=nobody {line} </dev/null | cat"
-    terminal = PtyTerminal(closed, "-o", "pipefail", "-c", words, program="bash")
+    key = new_key(closed, f"unknown-{'-'.join(re.findall('[a-z]+', line + place))}")
+    words = f"{QVM} --set VM_SSH_IDENTITY={key} --set VM_CONSOLE_USER=nobody {line} {place}"
+    terminal = PtyTerminal(closed, "-o", "pipefail", "-m", "-c", words, program="bash")
     assert terminal.end() != 0
     assert "assword:" not in terminal.text, terminal.text
     assert "Permission denied" in terminal.text or "refused the ssh key" in terminal.text, terminal.text
+
+
+def test_login_that_waits_for_its_user_is_not_waited_for(closed: Vm) -> None:
+    open_door(closed)
+    close_connections(closed)
+    key = new_key(closed, "unanswered")
+    terminal = PtyTerminal(closed, "--set", f"VM_SSH_IDENTITY={key}", "ssh", "echo in")
+    terminal.until("password:")
+    for words in (("ssh", "true"), ("exec", "--via", "ssh", "true"), ("ssh", "--copy-id", str(key))):
+        result = closed.qvm("--set", "VM_CONSOLE_USER=nobody", *words)
+        assert result.status == 125, str(result)
+        assert "another login waits for a password on its terminal (pid " in result.err
+    os.write(terminal.master, b"pass-word\n")
+    assert terminal.end() == 0
+    assert closed.ok("ssh", "echo in").out == "in\n"
 
 
 def test_another_machine_at_the_port_gets_nothing(closed: Vm) -> None:
@@ -165,10 +191,18 @@ def test_another_machine_at_the_port_gets_nothing(closed: Vm) -> None:
     [
         (("/etc/passwd",), "ssh: --copy-id /etc/passwd: it holds no public key"),
         (("nothing-here",), "ssh: --copy-id nothing-here: No such file or directory"),
+        (
+            ("locked",),
+            "ssh: --copy-id locked: it is a private key that cannot be read without its passphrase",
+        ),
         (("a", "b"), "ssh: --copy-id takes one file with a key"),
     ],
 )
 def test_copy_id_of_no_key_is_refused(closed: Vm, words: tuple[str, ...], why: str) -> None:
+    locked = closed.directory / "locked"
+    locked.unlink(missing_ok=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", locked], check=True)
+    locked.with_suffix(".pub").unlink()
     result = closed.qvm("ssh", "--copy-id", *words)
     assert result.status == 2
     assert why in result.err

@@ -56,9 +56,10 @@ def opened(vm: BaseMachine, note: LaunchRecord, limit: Limit, *, is_last: bool) 
             if not (is_last or found.is_open() or guest.speaks(found, timeout_s=LOOK_S)):
                 raise Unusable(f"ssh does not answer at {found.host}:{found.port}")
             limit_s = min(guest.LOG_IN_S, limit.left_s)
-            own = stack.enter_context(found.taken(interactive=False, timeout_s=limit_s))
-        except ssh_connection.Refused as refused:
-            raise Unusable(guest.refusal(vm, found, refused).what) from None
+            try:
+                own = stack.enter_context(found.taken(interactive=False, timeout_s=limit_s))
+            except ssh_connection.Refused as refused:
+                raise guest.refusal(vm, found, refused) from None  # or what is wrong with the key
         except QvmError as error:
             raise Unusable(error.what) from None
         yield Ssh(vm, own, limit)

@@ -71,7 +71,7 @@ def shell(
     log_in_s = min(guest.LOG_IN_S, timeout_s or guest.LOG_IN_S)
     began = time.monotonic()
     with guest.taken(
-        vm, "reach the guest", interactive=is_interactive, timeout_s=log_in_s, options=options
+        vm, "reach the guest", interactive=guest.may_ask(vm), timeout_s=log_in_s, options=options
     ) as own:
         if vm.io.capture:
             given = data.encode(errors="surrogateescape") if isinstance(data, str) else data
@@ -104,7 +104,7 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
     tty = wish.is_interactive and not is_captured and isatty(vm.io.stdin)
     words = [wishes.script(wish)]
     with contextlib.ExitStack() as stack:
-        own = _opened(vm, note, wish, stack, is_interactive=tty)
+        own = _opened(vm, note, wish, stack, is_interactive=tty and guest.may_ask(vm))
         left = None if wish.timeout_s is None else max(0.1, wish.timeout_s - (time.monotonic() - began))
         try:
             if is_captured:

@@ -58,6 +58,36 @@ def test_install_keeps_mode_link_and_content_of_the_users_file(tmp_path: Path) -
     assert real.read_bytes() == f"Include {tmp_path}/.config/qvm/ssh_config\n".encode() + b"Host x\r\n\xff"
 
 
+@pytest.mark.parametrize("before", ["Host other\n    {}\n", "User x\nmatch host a\n{}\n", "HOST=a\n {}\n"])
+def test_install_adds_the_line_where_it_is_for_one_host_only(tmp_path: Path, before: str) -> None:
+    (tmp_path / ".ssh").mkdir()
+    line = f"Include {tmp_path}/.config/qvm/ssh_config"
+    config = tmp_path / ".ssh/config"
+    config.write_text(before.format(line))
+    assert install(tmp_path, host(tmp_path / "one", "one")).added
+    assert config.read_text() == f"{line}\n{before.format(line)}"
+    assert not install(tmp_path, host(tmp_path / "one", "one")).added
+
+
+def test_install_through_a_link_without_a_file_makes_it(tmp_path: Path) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").symlink_to(tmp_path / "dotfiles")
+    install(tmp_path, host(tmp_path / "one", "one"))
+    assert (tmp_path / ".ssh/config").is_symlink()
+    assert (tmp_path / "dotfiles").read_text().startswith("Include ")
+
+
+@pytest.mark.parametrize("name", [".ssh", ".ssh/config"])
+def test_install_through_a_link_to_nowhere_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to("/nowhere/at/all")
+    with pytest.raises(QvmError, match="is a broken link: there is no directory /nowhere/at"):
+        install(tmp_path, host(tmp_path / "one", "one"))
+    assert path.is_symlink()
+    assert not (tmp_path / ".config/qvm").exists()
+
+
 def test_install_at_the_same_time_loses_no_block(tmp_path: Path) -> None:
     install(tmp_path)
     hosts = [host(tmp_path / f"m{i}", f"m{i}") for i in range(12)]

@@ -19,6 +19,7 @@ from qvmsh.machine import crash, journal, log, ready_sign, snapshot_names, state
 from qvmsh.machine.guest import frozen, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.shares import aside as shares
+from qvmsh.machine.guest.shares import listing
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import managed_save
 from qvmsh.machine.snapshot import save as snapshot_save
@@ -113,7 +114,7 @@ class Ladder:
         raise DeadlineError(
             f"the guest did not power off within {self.timeout_s:.0f} s; it is still running",
             machine=self.vm.name,
-            details=self.tried,
+            details=[*self.tried, *listing.lost(self.note)],
             hint="`qvm stop --force` then ends QEMU (the guest loses unwritten data), "
             "VM_SHUTDOWN_TIMEOUT gives it more time",
         )

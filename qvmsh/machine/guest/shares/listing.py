@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.config.shares import ShareLine
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.state import Observation
 
@@ -90,6 +91,17 @@ def rows(vm: BaseMachine, seen: Observation) -> list[dict[str, Any]]:
         *(_row(vm, each, found.get(each.tag, UNKNOWN)) for each in given),
         *(_row(vm, each, LATER) for each in later),
     ]
+
+
+def lost(note: LaunchRecord) -> list[str]:
+    """What is wrong with the shares whose program has ended, in which the guest hangs; a line each."""
+    try:
+        given = plan.of_record(note)
+        with devices.conversation(note, timeout_s=ANSWER_S) as qemu:
+            found = devices.states(qemu, given) if given else {}
+    except (OSError, QvmError):
+        return []
+    return [f"share {tag}: {devices.ENDED}" for tag, state in found.items() if state == devices.LOST]
 
 
 def found_rows(vm: BaseMachine, seen: Observation) -> list[dict[str, Any]] | None:

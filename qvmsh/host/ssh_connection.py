@@ -22,7 +22,10 @@ import time
 
 from qvmsh.host import files, locks, ssh_forwards
 from qvmsh.host.heard import heard
-from qvmsh.host.ssh_turns import LOOK_S, Asking, Ended, Taken, Turn, asked
+from qvmsh.host.ssh_refused import Refused, reason
+from qvmsh.host.ssh_turns import LOOK_S, Asking, Ended, Turn, asked
+
+__all__ = ("Link", "Refused", "quoted", "reason")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,18 +48,6 @@ _OWN_WORDS = (
 """How the lines begin that are no message for the user; the last are logged where the master has gone."""
 _STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
 """How ssh logs the exit status that it got from the guest; without one it logs -1 or neither."""
-
-
-class Refused(Exception):
-    """ssh could not log in; the text is ssh's own.
-
-    `kind`: `key`, `host key`, `connection`, `client`, `forward`; `busy`: another login waits for its user.
-    """
-
-    def __init__(self, kind: str, words: str) -> None:
-        super().__init__(words)
-        self.kind = kind
-        self.words = words
 
 
 class Link:
@@ -405,6 +396,26 @@ class Link:
             return ""
 
 
+class Taken:
+    """The block of `Link.taken`."""
+
+    def __init__(self, link: Link, *, interactive: bool, timeout_s: float) -> None:
+        self._link = link
+        self._interactive = interactive
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> Link:
+        self._fd = files.opened(os.path.join(self._link.folder, "taken"), os.O_RDWR | os.O_CREAT)
+        try:
+            return self._link.take(self._fd, interactive=self._interactive, timeout_s=self._timeout_s)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
 def _is_of_user(name: str) -> bool:
     """True for a folder with the connections of another account than the machine's."""
     return len(name) == 9 and name[0] == "u" and not name[1:].strip("0123456789abcdef")
@@ -416,16 +427,3 @@ def quoted(path: str) -> str:
     if text and all(c.isalnum() or c in "/._-%+@:" for c in text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def reason(words: str) -> Refused:
-    """Why a login failed, from ssh's own messages."""
-    if "HOST IDENTIFICATION HAS CHANGED" in words or "Host key verification failed" in words:
-        return Refused("host key", words)
-    if "Permission denied" in words or "Too many authentication failures" in words:
-        return Refused("key", words)
-    if "Could not request local forwarding" in words or "remote port forwarding failed" in words:
-        return Refused("forward", words)
-    if "Bad configuration option" in words or "unknown option" in words or "usage: ssh" in words:
-        return Refused("client", words)
-    return Refused("connection", words)

@@ -14,8 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qvmsh.host.ssh_connection import Link
-
 LOOK_S = 0.02
 
 
@@ -79,26 +77,6 @@ def asked(path: str) -> int:
     except OSError:
         return 0
     return int(text) if text.isdecimal() and os.path.exists(f"/proc/{text}") else 0
-
-
-class Taken:
-    """The block of `Link.taken`."""
-
-    def __init__(self, link: Link, *, interactive: bool, timeout_s: float) -> None:
-        self._link = link
-        self._interactive = interactive
-        self._timeout_s = timeout_s
-
-    def __enter__(self) -> Link:
-        self._fd = files.opened(os.path.join(self._link.folder, "taken"), os.O_RDWR | os.O_CREAT)
-        try:
-            return self._link.take(self._fd, interactive=self._interactive, timeout_s=self._timeout_s)
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
 
 class Ended:

@@ -36,6 +36,14 @@ def closed(module_world: object, saved: Path) -> Iterator[Vm]:
     vm.kill()
 
 
+@pytest.fixture(scope="module")
+def opened(closed: Vm) -> Vm:
+    """The same guest with an sshd that takes passwords, and without an agent."""
+    open_door(closed)
+    root(closed, "killall qemu-ga; true")
+    return closed
+
+
 def new_key(vm: Vm, name: str) -> Path:
     path = vm.world.home / name
     subprocess.run(
@@ -130,31 +138,28 @@ ASKING = (
         ("ssh true", "& wait $!"),
     ],
 )
-def test_no_password_is_asked_for_in_a_pipe(closed: Vm, line: str, place: str) -> None:
-    open_door(closed)
-    close_connections(closed)
-    root(closed, "killall qemu-ga; true")
-    key = new_key(closed, f"unknown-{'-'.join(re.findall('[a-z]+', line + place))}")
+def test_no_password_is_asked_for_in_a_pipe(opened: Vm, line: str, place: str) -> None:
+    close_connections(opened)
+    key = new_key(opened, f"unknown-{'-'.join(re.findall('[a-z]+', line + place))}")
     words = f"{QVM} --set VM_SSH_IDENTITY={key} --set VM_CONSOLE_USER=nobody {line} {place}"
-    terminal = PtyTerminal(closed, "-o", "pipefail", "-m", "-c", words, program="bash")
+    terminal = PtyTerminal(opened, "-o", "pipefail", "-m", "-c", words, program="bash")
     assert terminal.end() != 0
     assert "assword:" not in terminal.text, terminal.text
     assert "Permission denied" in terminal.text or "refused the ssh key" in terminal.text, terminal.text
 
 
-def test_login_that_waits_for_its_user_is_not_waited_for(closed: Vm) -> None:
-    open_door(closed)
-    close_connections(closed)
-    key = new_key(closed, "unanswered")
-    terminal = PtyTerminal(closed, "--set", f"VM_SSH_IDENTITY={key}", "ssh", "echo in")
+def test_login_that_waits_for_its_user_is_not_waited_for(opened: Vm) -> None:
+    close_connections(opened)
+    key = new_key(opened, "unanswered")
+    terminal = PtyTerminal(opened, "--set", f"VM_SSH_IDENTITY={key}", "ssh", "echo in")
     terminal.until("password:")
     for words in (("ssh", "true"), ("exec", "--via", "ssh", "true"), ("ssh", "--copy-id", str(key))):
-        result = closed.qvm("--set", "VM_CONSOLE_USER=nobody", *words)
+        result = opened.qvm("--set", "VM_CONSOLE_USER=nobody", *words)
         assert result.status == 125, str(result)
         assert "another login waits for a password on its terminal (pid " in result.err
     os.write(terminal.master, b"pass-word\n")
     assert terminal.end() == 0
-    assert closed.ok("ssh", "echo in").out == "in\n"
+    assert opened.ok("ssh", "echo in").out == "in\n"
 
 
 def test_another_machine_at_the_port_gets_nothing(closed: Vm) -> None:

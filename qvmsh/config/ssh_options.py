@@ -20,8 +20,9 @@ CACHE = ("controlmaster", "controlpath", "controlpersist")
 SECTIONS = ("host", "match", "include")
 """Keywords that are about other keywords: on ssh's command line they have no use."""
 PINS = (
-    "stricthostkeychecking", "userknownhostsfile", "globalknownhostsfile", "hostkeyalias", "knownhostscommand",
-    "nohostauthenticationforlocalhost", "checkhostip", "hashknownhosts", "updatehostkeys", "verifyhostkeydns",
+    "stricthostkeychecking", "userknownhostsfile", "globalknownhostsfile", "hostkeyalias",
+    "knownhostscommand", "nohostauthenticationforlocalhost", "checkhostip", "hashknownhosts",
+    "updatehostkeys", "verifyhostkeydns",
 )  # fmt: skip
 """Keywords that decide which host key is taken: that of the machine alone."""
 PLACES = {

@@ -46,8 +46,9 @@ _OWN_WORDS = (
     "Authenticated to ", "Transferred: sent ", "Bytes per second: sent ",
 )  # fmt: skip
 """How the lines begin that are no message for the user; the last are logged where the master has gone."""
-_STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
-"""How ssh logs the exit status that it got from the guest; without one it logs -1 or neither."""
+_STATUS = (": Received exit status from master ", ": Exit status ")
+"""What ssh logs with the exit status that it got from the guest; without one it logs -1 or neither. How the
+line begins depends on its version."""
 
 
 class Link:
@@ -383,8 +384,8 @@ class Link:
         if self.is_verbose:  # the best that is known without qvm's log
             is_known = status != FAILED or self.is_open()
         else:
-            said = [line for line in lines if line.startswith(_STATUS) and not line.endswith(" -1")]
-            is_known = status != FAILED or bool(said)
+            debug = [line for line in lines if line.startswith("debug") and not line.endswith(" -1")]
+            is_known = status != FAILED or any(mark in line for line in debug for mark in _STATUS)
             lines = [line for line in lines if not line.startswith(_OWN_WORDS)]
         return status if is_known else None, "\n".join(lines).strip()
 

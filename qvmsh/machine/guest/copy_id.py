@@ -18,8 +18,8 @@ from qvmsh.host import files as host_files
 from qvmsh.host import ssh_connection
 from qvmsh.io import QUIET
 from qvmsh.machine import programs, state
-from qvmsh.machine.guest import frozen
 from qvmsh.machine.guest import agent as guest_agent
+from qvmsh.machine.guest import frozen
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.result import Result
 from qvmsh.machine.guest.transports import agent, serial

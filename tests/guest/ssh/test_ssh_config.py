@@ -110,8 +110,7 @@ def test_ssh_config_with_cached_connections_of_the_user(running: Vm) -> None:
             assert plain(running, "ssh", "-F", config, "demo", "echo in").stdout == "in\n"
         assert list(running.world.runtime.glob("c-*"))
         done = plain(running, "ssh", "-F", config, "off", "echo in")
-        assert (done.returncode, done.stdout) == (255, "")
-        assert "qvm: off: cannot reach the guest: it is stopped" in done.stderr
+        assert (done.returncode, done.stdout) == (255, ""), done.stderr
     finally:
         plain(running, "ssh", "-F", config, "-O", "exit", "demo")
 

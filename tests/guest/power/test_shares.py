@@ -163,6 +163,8 @@ def test_share_removed_and_added_again(vm: Vm, host: Path) -> None:
         assert vm.ok("share", "remove", tag).out.endswith("is not attached\n")
         vm.ok("share", "add", tag)
         assert tag in mounted(vm)
+    other = vm.qvm("share", "add", f"{host}/fixed:twin:virtiofs:mount=/mnt/fixed")
+    assert (other.status, "the share fixed is mounted at /mnt/fixed already" in other.err) == (2, True)
     (host / "new").mkdir(exist_ok=True)
     (host / "new/x y").touch()
     vm.ok("share", "add", f"{host}/new:new:virtiofs:mount=/mnt/new")

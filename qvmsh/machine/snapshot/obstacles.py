@@ -35,6 +35,8 @@ TEMPORARY = re.compile(r"vl\.\w{6}")
 
 _FORMAT = re.compile(r"The (\w+) format used by node '(.*)' does not support live migration")
 
+_VIRTIOFS = "vhost-user-fs"
+
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
 
 OF_SHARES = "`qvm snapshot save --unmount-shares` unmounts and unplugs shares for the moment"
@@ -161,9 +163,11 @@ def of_devices(exchange: Exchange, reported: Collection[str] = ()) -> list[Block
         return []
     found: dict[str, Blocker] = {}
     own = {
-        kind: devices.own_tags(exchange, kind) if any(word in each for each in reasons) else []
-        for kind, word in ((P9, "VirtFS"), (VIRTIOFS, "vhost-user-fs"))
+        P9: devices.own_tags(exchange, P9) if any("VirtFS" in each for each in reasons) else [],
+        VIRTIOFS: devices.own_tags(exchange, VIRTIOFS),
     }
+    if own[VIRTIOFS] and not any(_VIRTIOFS in each for each in reasons):
+        reasons.append(_VIRTIOFS)  # from 8.2 on QEMU says so only when it is to save it
     for reason in reasons:
         of_format = _FORMAT.search(reason)
         if of_format and of_format[2] in reported:
@@ -198,7 +202,7 @@ def _in_words(reason: str, own: Mapping[str, Sequence[str]] | None = None) -> Bl
             "QEMU cannot save the state of nvme disks",
             f"`qvm config VM_DISK_BUS=virtio` and `qvm restart`; or {DISKS_ALONE}",
         )
-    if "vhost-user-fs" in low or "virtiofs" in low:
+    if _VIRTIOFS in low or "virtiofs" in low:
         if tags := (own or {}).get(VIRTIOFS):
             which = f"share {tags[0]} is" if len(tags) == 1 else f"shares {', '.join(tags)} are"
             return Blocker(f"the virtiofs {which} attached", OF_SHARES)

@@ -438,7 +438,8 @@ def _current_folder() -> str:
 def _open_standard_streams() -> None:
     """Open closed standard streams on /dev/null, or QEMU's sockets would get their numbers.
 
-    Writing to a closed standard output is an error, as for any program.
+    Writing to a closed standard output is an error, as for any program. Standard input only seems to be
+    empty: `was_closed` is for those to whom that makes a difference.
     """
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -448,3 +449,4 @@ def _open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest free number: fd
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, mode, closefd=False))
+            setattr(getattr(sys, name), "was_closed", True)

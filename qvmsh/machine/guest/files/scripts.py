@@ -9,6 +9,15 @@ from __future__ import annotations
 
 _C = "LC_ALL=C; export LC_ALL; "
 
+_FLUSH = r"""
+flush() {
+    if command -v sync >/dev/null 2>&1; then sync "$@" || sync
+    else dd if=/dev/null of="$2$1" count=0 conv=notrunc,fsync 2>/dev/null; fi
+}
+"""
+"""Writes a file, or with `-f` the file system of one, to the disk: else a guest that dies after it was renamed
+may have half of it under its final name. A `sync` that knows no words writes all."""
+
 LOOK_AT_TARGET = (
     _C
     + r"""
@@ -37,8 +46,8 @@ echo qvm "$kind" "$tar" "$dd" $there
 WRITE = (
     _C
     + r"""
-umask 077
 case $2 in new) mkdir -p -- "$1" || exit;; esac
+umask 077
 part=$1/$3
 { [ -f "$part" ] && [ -O "$part" ] && [ ! -L "$part" ]; } || rm -f -- "$part" || exit
 [ "$4" = on ] || : >"$part" || exit
@@ -76,8 +85,8 @@ file that is there."""
 UNPACK = (
     _C
     + r"""
-umask 077
 case $2 in new) mkdir -p -- "$1" || exit;; esac
+umask 077
 cd -- "$1" && mkdir -- "$3" || exit
 umask 0
 tar -x -p -o -f - -C "$3"

@@ -30,10 +30,17 @@ _OPEN, _CLOSE, _READ, _WRITE, _LSTAT, _SETSTAT = 3, 4, 5, 6, 7, 9
 _OPENDIR, _READDIR, _REMOVE, _MKDIR, _RMDIR, _STAT, _RENAME = 11, 12, 13, 14, 15, 17, 18
 _READLINK, _SYMLINK, _EXTENDED = 19, 20, 200
 _STATUS, _HANDLE, _DATA, _NAME, _ATTRS = 101, 102, 103, 104, 105
-_OK, _EOF, _NO_SUCH_FILE = 0, 1, 2
+_OK, _EOF, _NO_SUCH_FILE, _FAILURE = 0, 1, 2, 4
+_REASONS = {
+    _EOF: "end",
+    _NO_SUCH_FILE: "No such file or directory",
+    3: "Permission denied",
+    _FAILURE: "the guest's sftp server failed",
+}
 READING, WRITING, CREATING, EMPTYING = 1, 2, 8, 16
 _SIZE, _OWNER, _MODE, _TIMES, _MORE = 1, 2, 4, 8, 0x80000000
 _POSIX_RENAME = b"posix-rename@openssh.com"
+_FSYNC = b"fsync@openssh.com"
 MOST_BYTES = 1 << 20
 """The longest packet."""
 SLICE_BYTES = 32 << 10
@@ -121,9 +128,11 @@ class Client:
             code = rest.number()
             if wanted == _STATUS and code == _OK:
                 return rest
-            why = {_EOF: "end", _NO_SUCH_FILE: "No such file or directory", 3: "Permission denied"}.get(code)
             text = rest.bytes().decode(errors="replace")[:200] if rest else ""
-            failed = Failed(f"{what}: {why or text or f'status {code}'}", machine=self._machine)
+            why = _REASONS.get(code) or text or f"status {code}"
+            failed = Failed(f"{what}: {why}", machine=self._machine)
+            if code == _FAILURE:
+                failed.hint = "the server gives no reason; `qvm exec df -h` shows whether a disk is full"
             failed.is_missing = code in (_NO_SUCH_FILE, _EOF)
             raise failed
         if wanted and kind != wanted:
@@ -136,11 +145,14 @@ class Client:
     def _data(self, number: int, path: str) -> bytes:
         """The answer to a request to read; raises EOFError at the end."""
         try:
-            return self._answer(number, _DATA, path).bytes()
+            data = self._answer(number, _DATA, path).bytes()
         except Failed as failed:
             if failed.is_missing:
                 raise EOFError from None
             raise
+        if not data or len(data) > SLICE_BYTES:  # an end has an answer of its own
+            self._nonsense()
+        return data
 
     def stat(self, path: str, *, is_link: bool = False) -> Attributes | None:
         """What is there; None for nothing.
@@ -162,6 +174,11 @@ class Client:
 
     def close(self, handle: bytes, path: str) -> None:
         self._answer(self._begin(_CLOSE, packed(handle)), _STATUS, path)
+
+    def flush(self, handle: bytes, path: str) -> None:
+        """Let the guest write a file to its disk, where the server can."""
+        if _FSYNC in self._extensions:
+            self._answer(self._begin(_EXTENDED, packed(_FSYNC) + packed(handle)), _STATUS, path)
 
     def set(self, path: str, *, size: int | None, mode: int | None, mtime_s: int | None) -> None:
         """Give a file these values; None leaves one as it is."""
@@ -212,7 +229,10 @@ class Client:
                     raise
                 break
             rows = []
-            for _ in range(found.number()):
+            count = found.number()
+            if not count:  # an end has an answer of its own
+                self._nonsense()
+            for _ in range(count):
                 name = found.text()
                 found.bytes()
                 rows.append((name, found.attributes()))
@@ -268,8 +288,7 @@ class Client:
                 continue
             at += len(data)
             is_short = len(data) < SLICE_BYTES
-            if data:
-                yield data
+            yield data
 
 
 class Ended(Exception):

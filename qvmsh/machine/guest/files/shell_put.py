@@ -8,7 +8,7 @@ import time
 
 from qvmsh.errors import DeadlineError, GuestUnreachableError, QvmError
 from qvmsh.machine.guest.files import scripts
-from qvmsh.machine.guest.files.names import split
+from qvmsh.machine.guest.files.names import is_number, split
 from qvmsh.machine.guest.files.outgoing import Packing
 from qvmsh.machine.guest.files.receivers import Found
 from qvmsh.machine.guest.wish import Unusable
@@ -44,7 +44,7 @@ class ShellReceiver:
         folder, name = split(target)
         done = self._way.ask(scripts.LOOK_AT_TARGET, [target, folder, part])
         rows = [line.split() for line in done.lines if line.startswith("qvm ")]
-        if not rows or len(rows[-1]) != 5 or not rows[-1][4].isdigit():
+        if not rows or len(rows[-1]) != 5 or not is_number(rows[-1][4]):
             raise Unusable(f"the account has no POSIX shell: {_last(done) or 'no answer'}")
         _, kind, tar, dd, there = rows[-1]
         if kind in _REASONS:

@@ -449,4 +449,4 @@ def _open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest free number: fd
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, mode, closefd=False))
-            setattr(getattr(sys, name), "was_closed", True)
+            getattr(sys, name).was_closed = True

@@ -85,7 +85,7 @@ class Result(str):
     @property
     def lines(self) -> list[str]:
         """The lines of the output; only a newline ends one."""
-        lines = self.split("\n")
+        lines = str(self).split("\n")
         return lines if lines[-1] else lines[:-1]
 
     def json(self) -> Any:

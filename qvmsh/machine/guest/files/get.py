@@ -194,6 +194,7 @@ class _Getting:
                 total = self._read(sender, seen, fd, there)
                 os.ftruncate(fd, total)
                 _keep(fd, seen)
+                os.fsync(fd)  # else a host that dies may keep the name without the data
                 os.rename(part, final)
             except (GuestUnreachableError, DeadlineError) as error:
                 if os.fstat(fd).st_size:

@@ -16,7 +16,6 @@ from collections import deque
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.machine.guest.files.outgoing import Shorter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ class Client:
         self._machine = machine
         self._number = 0
         self._is_begun = False
+        self.is_torn = False
+        """A packet was not sent or read to its end, so nothing more can be asked."""
         self._send(_INIT, None, struct.pack(">I", 3))
         kind, rest = self._packet()
         if kind != _VERSION:
@@ -97,12 +98,15 @@ class Client:
     def _send(self, kind: int, number: int | None, payload: bytes) -> None:
         head = b"" if number is None else struct.pack(">I", number)
         length = 1 + len(head) + len(payload)
+        self.is_torn = True
         try:
             self._session.write(struct.pack(">IB", length, kind) + head + payload)
         except BrokenPipeError:
             raise self._ended() from None
+        self.is_torn = False
 
     def _packet(self) -> tuple[int, _Fields]:
+        self.is_torn = True
         head = self._session.read(5)
         if len(head) < 5:
             raise self._ended()
@@ -112,6 +116,7 @@ class Client:
         data = self._session.read(length - 1)
         if len(data) < length - 1:
             raise self._ended()
+        self.is_torn = False
         return kind, _Fields(data, self._nonsense)
 
     def _begin(self, kind: int, payload: bytes) -> int:
@@ -242,6 +247,7 @@ class Client:
     def write(self, handle: bytes, pieces: Iterable[tuple[int, bytes]], path: str) -> None:
         """Write all pieces, each at its place."""
         waiting: deque[int] = deque()
+        path = f"cannot write to {path} in the guest"
         with self._drained(waiting):
             for at, data in pieces:
                 for begin in range(0, len(data), SLICE_BYTES):
@@ -258,8 +264,8 @@ class Client:
         """Read what is still to be answered where the block fails, so that other requests can follow."""
         try:
             yield
-        except (Failed, OSError, Shorter):
-            while waiting:
+        except BaseException:
+            while waiting and not self.is_torn:
                 with contextlib.suppress(Failed):
                     self._answer(waiting.popleft(), 0, "")
             raise

@@ -209,7 +209,7 @@ def _collected(
     import contextlib
 
     with contextlib.ExitStack() as stack:
-        files = [open(os.memfd_create("qvm"), "rb") for _ in range(2)]  # noqa: SIM115  # the stack closes them
+        files = [open(os.memfd_create("qvm"), "rb") for _ in range(2)]  # the stack closes them
         for each in files:
             stack.enter_context(each)
         into = (files[0].fileno(), files[1].fileno())

@@ -121,7 +121,8 @@ HOSTILE = {
     "parent": member("../outside/evil", data=b"x"),
     "parent below": member("t/../../outside/evil", data=b"x"),
     "absolute": member("/tmp/evil", data=b"x"),
-    "through a link": member("t/l", tarfile.SYMTYPE, linkname="../../outside") + member("t/l/evil", data=b"x"),
+    "through a link": member("t/l", tarfile.SYMTYPE, linkname="../../outside")
+    + member("t/l/evil", data=b"x"),
     "over a link": member("t/l", tarfile.SYMTYPE, linkname="../../outside/file") + member("t/l", data=b"x"),
     "folder over a link": member("t/l", tarfile.SYMTYPE, linkname="../../outside")
     + member("t/l/", tarfile.DIRTYPE),
@@ -130,8 +131,7 @@ HOSTILE = {
     + member("t/h", tarfile.LNKTYPE, linkname="t/l"),
     "hard link through a link": member("t/l", tarfile.SYMTYPE, linkname="../../outside")
     + member("t/h", tarfile.LNKTYPE, linkname="t/l/file"),
-    "hard link to a folder": member("t/d/", tarfile.DIRTYPE)
-    + member("t/h", tarfile.LNKTYPE, linkname="t/d"),
+    "hard link to a folder": member("t/d/", tarfile.DIRTYPE) + member("t/h", tarfile.LNKTYPE, linkname="t/d"),
     "twice": member("t/a", data=b"x") + member("t/a", data=b"y"),
     "below a file": member("t/a", data=b"x") + member("t/a/b", data=b"y"),
     "too deep": member("t/" * 300 + "f", data=b"x"),

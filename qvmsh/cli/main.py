@@ -438,13 +438,13 @@ def _current_folder() -> str:
 def _open_standard_streams() -> None:
     """Open closed standard streams on /dev/null, or QEMU's sockets would get their numbers.
 
-    Writing to a closed standard output is an error, as for any program.
+    Writing to a closed standard output is an error, as for any program; `was_closed` is for readers.
     """
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
         except OSError:
-            flags = os.O_RDWR if fd == 2 else os.O_RDONLY
-            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest free number: fd
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR if fd == 2 else os.O_RDONLY), True)  # gets fd
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, mode, closefd=False))
+            getattr(sys, name).was_closed = True

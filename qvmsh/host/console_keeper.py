@@ -176,28 +176,30 @@ class Client:
         self.missed = 0
         self.behind = -1
         """The position in the log up to which it has all; -1 if it has all there is."""
+        self.is_deaf = False
+        """It reads no more; what it has typed before is still to be taken, up to its end."""
         os.set_blocking(fd, False)
 
-    def give(self, data: bytes, log: Log) -> bool:
-        """Send what the socket has room for of `data`, just logged; False if the client has gone."""
-        if self.behind >= 0:
-            return True
+    def give(self, data: bytes, log: Log) -> None:
+        """Send what the socket has room for of `data`, just logged."""
+        if self.behind >= 0 or self.is_deaf:
+            return
         try:
             self._tell()
             sent = os.write(self.fd, data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            return False
+            self.is_deaf = True
+            return
         rest = len(data) - sent
         if rest and log.lost:
             self.missed += rest
         elif rest:
             self.behind = log.position - rest
-        return True
 
-    def catch_up(self, log: Log) -> bool:
-        """Send a piece of what is in the log already; False if the client has gone."""
+    def catch_up(self, log: Log) -> None:
+        """Send a piece of what is in the log already."""
         try:
             gone, data = log.read(self.behind)
             self.missed += gone
@@ -207,10 +209,9 @@ class Client:
         except BlockingIOError:
             pass
         except OSError:
-            return False
+            self.is_deaf, self.behind = True, -1
         if self.behind == log.position:
             self.behind, self.missed = -1, self.missed + log.lost
-        return True
 
     def _tell(self) -> None:
         if self.missed:
@@ -245,14 +246,13 @@ class Keeper:
             if data:
                 self.log.add(data)
                 for client in list(self.clients.values()):
-                    if not client.give(data, self.log):
-                        self._leave(client)
+                    client.give(data, self.log)
             for fd, what in ready.items():
                 if fd not in self.clients:
                     continue
-                if what & select.POLLOUT and not self.clients[fd].catch_up(self.log):
-                    self._leave(self.clients[fd])
-                elif what & ~select.POLLOUT:
+                if what & select.POLLOUT and self.clients[fd].behind >= 0:
+                    self.clients[fd].catch_up(self.log)
+                if what & ~select.POLLOUT:
                     self._take(self.clients[fd])
             self._type()
             if data and not is_over:
@@ -333,7 +333,8 @@ class Keeper:
             if not ready:
                 break
             for fd, _ in ready:
-                if not late[fd].catch_up(self.log) or late[fd].behind < 0:
+                late[fd].catch_up(self.log)
+                if late[fd].behind < 0:
                     os.close(fd)
                     del late[fd]
         os._exit(0)

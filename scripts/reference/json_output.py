@@ -23,8 +23,9 @@ With `--json` a command prints one JSON object on one line: `version` ({JSON_VER
 keys of its result below. For several machines, `machines` is the list of their objects. `version` changes
 when a key is removed or changes its meaning; new keys may be added. Sizes are in bytes (`..._bytes`),
 durations in seconds (`..._seconds`), times in ISO 8601 with the time zone. In Python the same names are
-attributes of the result, `status().state`; what is `None` there is `null` here. `console`, `monitor` and
-`sh` take no `--json`.
+attributes of the result, `status().state`; what is `None` there is `null` here. Bytes that are not UTF-8, of
+a command's output or a name, are shown as U+FFFD: JSON cannot hold them. `console`, `monitor` and `sh` take
+no `--json`.
 
 These keys mean the same in every result:
 """

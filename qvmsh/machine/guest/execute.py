@@ -48,7 +48,7 @@ def execute(vm: BaseMachine, wish: Wish) -> Result:
     if wish.timeout_s is not None:
         wish = replace(wish, tag=secrets.token_hex(8))
     for way in wish.ways:
-        if way != "ssh" and wish.is_interactive and wish.data is None and not is_captured:
+        if way != "ssh" and wish.is_interactive and wish.data is None:
             wish = replace(wish, data=_input(vm, wish, began))
         try:
             done = _RUN[way](vm, pid, note, wish)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import select
 import time
 
-from qvmsh.errors import DeadlineError, GuestUnreachableError
+from qvmsh.errors import DeadlineError, GuestUnreachableError, QvmError
 from qvmsh.machine import state
 
 TYPE_CHECKING = False
@@ -40,7 +40,10 @@ def pieces(vm: BaseMachine, *, until: float | None, what: str) -> Iterator[bytes
     Raises:
         Late: it has not ended in time.
         GuestUnreachableError: QEMU has ended.
+        QvmError: it is closed, or cannot be read.
     """
+    if getattr(vm.io.stdin, "was_closed", False):
+        raise _unreadable(vm, "it is closed", what)
     stream = vm.io.stdin.buffer
     try:
         fd = stream.fileno()
@@ -49,10 +52,17 @@ def pieces(vm: BaseMachine, *, until: float | None, what: str) -> Iterator[bytes
     while True:
         if fd >= 0:
             _wait(vm, fd, until, what)
-        data = stream.read1(PIECE_BYTES)  # type: ignore[attr-defined]  # it is buffered
+        try:
+            data = stream.read1(PIECE_BYTES)  # type: ignore[attr-defined]  # it is buffered
+        except OSError as error:
+            raise _unreadable(vm, error.strerror or str(error), what) from None
         if not data:
             return
         yield data
+
+
+def _unreadable(vm: BaseMachine, why: str, what: str) -> QvmError:
+    return QvmError(f"cannot read standard input: {why}; {what}", machine=vm.name)
 
 
 def _wait(vm: BaseMachine, fd: int, until: float | None, what: str) -> None:

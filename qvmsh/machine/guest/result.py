@@ -84,8 +84,9 @@ class Result(str):
 
     @property
     def lines(self) -> list[str]:
-        """The lines of the output."""
-        return self.splitlines()
+        """The lines of the output; only a newline ends one."""
+        lines = str(self).split("\n")
+        return lines if lines[-1] else lines[:-1]
 
     def json(self) -> Any:
         """The value of an output that is JSON.

@@ -92,6 +92,12 @@ def test_input_arrives_and_only_where_it_is_asked_for(running: Vm, way: str) -> 
     data = os.urandom(30_000) + b"\x04\x03\r\n\xff"
     assert run(running, "--via", way, "-i", "--", "cat", data=data).stdout == data
     assert run(running, "--via", way, "--", "cat", data=b"not asked for").stdout == b""
+    words = [QVM, "--json", "exec", "--via", way, "-i", "--", "cat"]
+    done = subprocess.run(
+        words, cwd=running.directory, env=running.world.environ, input=b"x\n", capture_output=True,
+        timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["output"] == "x\n", done
 
 
 @pytest.mark.parametrize("words", [["exec", "-i", "--via", "agent", "cat"], ["put", "-", "/tmp/x"]])
@@ -135,12 +141,14 @@ def test_environment_folder_and_account(running: Vm, way: str) -> None:
     if way != "ssh":  # there its key is needed
         assert run(running, "--via", way, "-u", "qvm", "--", "id", "-un").stdout == b"qvm\n"
         assert run(running, "--via", way, "-u", "qvm", "--", "echo", "it's", "a  b").stdout == b"it's a  b\n"
+        assert b"unknown user qvm; id" in run(running, "--via", way, "-u", "qvm; id", "--", "true").stderr
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_command_that_takes_too_long_is_ended(running: Vm, way: str) -> None:
     limit = "40" if way == "serial" else "4"  # the login counts
-    words = ["--via", way, "--timeout", limit, "--shell", "sleep 4321 & while :; do :; done"]
+    line = "trap '' INT TERM HUP; sleep 4321 & while :; do :; done"
+    words = ["--via", way, "--timeout", limit, "--shell", line]
     late = running.qvm("exec", *words)
     require_error(late, 124, f"had not ended after {limit} s", "it was ended")
 

@@ -229,9 +229,12 @@ def test_put_whose_agent_dies_says_so(running: Vm, big: Path) -> None:
     assert "big" not in asked(running, "ls /tmp").split()
 
 
-def test_put_and_get_when_qemu_is_killed_say_so(running: Vm, big: Path, tmp_path: Path) -> None:
-    """The last one: the guest is gone."""
+def test_put_and_get_when_qemu_is_killed_say_so(running: Vm, big: Path, many: Path, tmp_path: Path) -> None:
+    """The last one: the guest is gone. What was put before is there, in full."""
     running.ok("put", big, "/tmp/big")
+    running.ok("put", many, "kept")
+    running.ok("put", "--via", "sftp", big, "by-sftp")
+    running.ok("put", big, "by-ssh")
     with begun(running, is_coming(tmp_path), "get", "/tmp/big", tmp_path) as child:
         os.kill(running.pid, signal.SIGKILL)
         ended(child, 125, "the connection to the guest was lost")
@@ -243,4 +246,8 @@ def test_put_and_get_when_qemu_is_killed_say_so(running: Vm, big: Path, tmp_path
     ):
         result = running.qvm(*words)
         assert (result.status, "it is " in result.err) == (3, True), str(result)
-    running.ok("start", "--no-wait")  # it clears away what the dead one left
+    running.ok("start")  # it clears away what the dead one left
+    sums = running.ok("ssh", "cat by-ssh | sha256sum; cat by-sftp | sha256sum; cat kept/f* | sha256sum").out
+    whole = hashlib.sha256(big.read_bytes()).hexdigest()
+    tree = hashlib.sha256(b"".join((many / f"f{at}").read_bytes() for at in range(8))).hexdigest()
+    assert [row.split()[0] for row in sums.splitlines()] == [whole, whole, tree]

@@ -146,6 +146,8 @@ def test_put_targets_are_those_of_cp(running: Vm, tmp_path: Path) -> None:
     assert running.ok("ssh", f"{listing}; rm ~/in\\ home").out == (
         "./d/f f\n./d/g kept\n./made/a a\n./made/b b\n./made/d/f f\n./new name a\nb"
     )
+    running.ok("put", tmp_path / "a", "/tmp/made by one/")
+    assert running.ok("ssh", "stat -c %a /tmp/made '/tmp/made by one'").out == "755\n755\n"
 
 
 def test_get_targets_are_those_of_cp(running: Vm, tmp_path: Path) -> None:
@@ -178,6 +180,7 @@ def test_get_targets_are_those_of_cp(running: Vm, tmp_path: Path) -> None:
         (["put", ".vmrc", "./.vmrc", "/tmp/"], 2, "have the same name"),
         (["put", ".vmrc", ".qvm", "/tmp/f"], 2, "/tmp/f is not a directory in the guest"),
         (["put", "-", ".vmrc", "/tmp/"], 2, "standard input cannot be copied together"),
+        (["put", "-", "/tmp/closed"], 1, "cannot read standard input: it is closed; nothing was copied"),
         (["put", "--via", "telnet", ".vmrc", "/tmp/"], 2, "--via telnet: must be one of ssh, sftp, agent"),
         (["get", "/nosuch", "."], 1, "cannot get /nosuch from the guest: it does not exist"),
         (["get", "/etc/passwd", "no/such/"], 0, ""),
@@ -193,7 +196,7 @@ def test_get_targets_are_those_of_cp(running: Vm, tmp_path: Path) -> None:
 )
 def test_copy_that_cannot_be_made_says_why(running: Vm, words: list[str], status: int, said: str) -> None:
     before = {path.name for path in running.directory.iterdir()}
-    result = running.qvm(*words)
+    result = running.qvm(*words, **({"preexec_fn": lambda: os.close(0)} if "/tmp/closed" in words else {}))
     assert (result.status, said in result.err) == (status, True), str(result)
     assert {path.name for path in running.directory.iterdir()} - before <= {"no"}
 

@@ -149,6 +149,26 @@ def test_keeper_gives_every_client_every_byte_and_types_for_each(kept: Kept) -> 
         assert one.recv(1) == b""
 
 
+def test_keeper_types_what_a_client_typed_before_it_left(kept: Kept) -> None:
+    """Also where the guest writes at the same moment, which the client does not get any more."""
+    descriptors = Path(f"/proc/{kept.worker}/fd")
+    with kept.client() as other:
+        kept.write(b"login: ")  # from then on the log is open
+        assert receive(other, 7) == b"login: "
+        before = len(list(descriptors.iterdir()))
+        client = kept.client()
+        client.sendall(b"y")
+        assert os.read(kept.typed, 1) == b"y"
+        os.kill(kept.worker, signal.SIGSTOP)
+        client.sendall(b"exit\n")
+        client.close()
+        kept.write(b"$ ")
+        os.kill(kept.worker, signal.SIGCONT)
+        assert os.read(kept.typed, 100) == b"exit\n"
+        assert receive(other, 2) == b"$ "
+        wait_until(lambda: len(list(descriptors.iterdir())) == before)
+
+
 @pytest.mark.parametrize("has_ended", [False, True])
 def test_keeper_client_that_does_not_read_gets_every_byte_later(kept: Kept, has_ended: bool) -> None:
     data = numbered(0, 100_000)

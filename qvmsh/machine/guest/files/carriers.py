@@ -40,7 +40,9 @@ def to_first(
     """Copy into the guest by the first way that leads there; as `_first`."""
 
     def by(way: Way | sftp.Client) -> T:
-        return work(SftpReceiver(vm, way) if isinstance(way, sftp.Client) else ShellReceiver(vm, way))
+        if isinstance(way, sftp.Client):
+            return work(SftpReceiver(vm, way, limit))
+        return work(ShellReceiver(vm, way, limit))
 
     return _first(vm, ways, limit, "copy files into the guest", by)
 

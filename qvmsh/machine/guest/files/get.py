@@ -194,6 +194,7 @@ class _Getting:
                 total = self._read(sender, seen, fd, there)
                 os.ftruncate(fd, total)
                 _keep(fd, seen)
+                os.fsync(fd)  # else a host that dies may keep the name without the data
                 os.rename(part, final)
             except (GuestUnreachableError, DeadlineError) as error:
                 if os.fstat(fd).st_size:
@@ -257,9 +258,12 @@ class _Getting:
         try:
             with self._vm.io.stage(f"get {title}") as stage:
                 unpacking = incoming.Unpacking(
-                    inner, self._vm.name, lambda count: stage.progress(size(count)), self._vm.io.checkpoint
-                )
+                    inner, {each.name: each.kind for each in seen}, self._vm.name,
+                    lambda count: stage.progress(size(count)), self._vm.io.checkpoint,
+                )  # fmt: skip
                 failed = sender.tree(seen, unpacking)
+                if not failed:  # else it is named there
+                    failed = [f"{name}: the guest has not sent it" for name in sorted(unpacking.missing)]
                 unpacking.close()
             done.failed += [*failed, *unpacking.failed]
             names = os.listdir(inner)

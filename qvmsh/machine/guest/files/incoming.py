@@ -60,13 +60,23 @@ class Unpacking:
 
     Args:
         root: descriptor of an empty folder of our own.
+        tops: what was asked for, by the names here: `file` or `folder`. A link or anything else instead is
+            refused: the next copy to the same place would follow it.
         tell: called with the number of bytes that were written.
     """
 
     def __init__(
-        self, root: int, machine: str, tell: Callable[[int], None], checkpoint: Callable[[], None]
+        self,
+        root: int,
+        tops: dict[str, str],
+        machine: str,
+        tell: Callable[[int], None],
+        checkpoint: Callable[[], None],
     ) -> None:
         self._root = root
+        self._tops = tops
+        self.missing = set(tops)
+        """What has not come."""
         self._machine = machine
         self._tell = tell
         self._checkpoint = checkpoint
@@ -121,6 +131,18 @@ class Unpacking:
             os.close(self._parent[1])
             self._parent = None
 
+    def _require_top(self, name: str, kind: str) -> None:
+        """Refuse something else at the top than what was asked for."""
+        wanted = self._tops.get(name)
+        kind = "file" if kind == "a hard link" else kind  # of another file that was asked for
+        if kind != wanted:
+            what = "it was not asked for" if wanted is None else f"it was a {wanted}, and now is another kind"
+            raise Refused(
+                f"the guest sends {printable(name)[:80]}, but {what}; nothing was kept",
+                machine=self._machine, hint=HOSTILE,
+            )  # fmt: skip
+        self.missing.discard(name)
+
     def refuse(self, name: str, why: str) -> NoReturn:
         """Refuse all because of a name."""
         raise Refused(
@@ -171,6 +193,7 @@ class Unpacking:
 
     def _one(self, member: Member, parts: list[str]) -> None:
         shown, name = "/".join(parts), parts[-1]
+        self._require_top(parts[0], member.kind if len(parts) == 1 else "folder")
         try:
             if member.kind == "folder":
                 self._folder(parts)

@@ -7,6 +7,7 @@ while not poll.poll(limit.step_ms()):
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from qvmsh.errors import DeadlineError
@@ -14,10 +15,14 @@ from qvmsh.machine import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qvmsh.machine.machine import BaseMachine
 
 STALL_S = 60.0
 """How long nothing may move: a busy guest writes its cache to its disk meanwhile."""
+FLUSH_S = 600.0
+"""The same while the guest writes to its disk what it has in memory, all at once."""
 STEP_S = 0.2
 
 
@@ -31,12 +36,14 @@ class Limit:
     def __init__(self, vm: BaseMachine, timeout_s: float | None) -> None:
         self._vm = vm
         self._timeout_s = timeout_s
+        self._stall_s = STALL_S
         self.until = None if timeout_s is None else time.monotonic() + timeout_s
 
     @property
     def left_s(self) -> float:
         """Seconds until something must move."""
-        return STALL_S if self.until is None else max(0.0, min(STALL_S, self.until - time.monotonic()))
+        stall_s = self._stall_s
+        return stall_s if self.until is None else max(0.0, min(stall_s, self.until - time.monotonic()))
 
     @property
     def total_s(self) -> float | None:
@@ -60,8 +67,17 @@ class Limit:
         now = time.monotonic()
         if self.until is not None and now >= self.until:
             raise self.error(f"the files were not copied within {self._timeout_s:g} s")
-        if now - since >= STALL_S:
-            raise self.error(f"nothing has moved for {STALL_S:.0f} s")
+        if now - since >= self._stall_s:
+            raise self.error(f"nothing has moved for {self._stall_s:.0f} s")
+
+    @contextlib.contextmanager
+    def flushing(self) -> Iterator[None]:
+        """Let the guest write to its disk in the block."""
+        self._stall_s = FLUSH_S
+        try:
+            yield
+        finally:
+            self._stall_s = STALL_S
 
     def extend(self, seconds: float) -> None:
         """Give what is left to be done at least this time."""

@@ -79,6 +79,11 @@ def split(path: str) -> tuple[str, str]:
     return folder or ("/" if path.startswith("/") else "."), name
 
 
+def is_number(text: str) -> bool:
+    """True for digits that stand for a size or the like, in what a guest sends."""
+    return text.isascii() and text.isdigit() and len(text) < 20
+
+
 def require_different(verb: str, names: dict[str, str], name: str, source: str) -> None:
     """Note the name that a source gets.
 

@@ -9,6 +9,16 @@ from __future__ import annotations
 
 _C = "LC_ALL=C; export LC_ALL; "
 
+_FLUSH = r"""
+flush() {
+    if command -v sync >/dev/null 2>&1; then sync "$1"
+    elif [ -f "$1" ]; then dd if=/dev/null of="$1" count=0 conv=notrunc,fsync 2>/dev/null; fi
+}
+flush_all() { sync -f . 2>/dev/null || sync 2>/dev/null; true; }
+"""
+"""Write a file, or all of its file system, to the disk; a `sync` that knows no words writes everything. If a
+guest dies after a rename, the file may have its final name, but only a part of its data."""
+
 LOOK_AT_TARGET = (
     _C
     + r"""
@@ -37,8 +47,8 @@ echo qvm "$kind" "$tar" "$dd" $there
 WRITE = (
     _C
     + r"""
-umask 077
 case $2 in new) mkdir -p -- "$1" || exit;; esac
+umask 077
 part=$1/$3
 { [ -f "$part" ] && [ -O "$part" ] && [ ! -L "$part" ]; } || rm -f -- "$part" || exit
 [ "$4" = on ] || : >"$part" || exit
@@ -56,6 +66,7 @@ comes, or none: it comes at the end."""
 
 PLACE_FILE = (
     _C
+    + _FLUSH
     + r"""
 cd -- "$1" || exit
 if [ "$3" ]; then
@@ -63,11 +74,14 @@ if [ "$3" ]; then
     [ "$have" -le "$3" ] || { echo "$2: it is longer than what was sent" >&2; exit 1; }
     [ "$have" = "$3" ] || truncate -s "$3" -- "$2" || exit
 fi
+flush "$2" || exit
 case $4 in keep) set -- "$1" "$2" "$3" "$(stat -c %a -- "$6" 2>/dev/null || echo 644)" "$5" "$6";; esac
 [ -z "$4" ] || chmod "$4" -- "$2" || exit
 [ -z "$5" ] || TZ=UTC0 touch -c -t "$5" -- "$2" || exit
 [ ! -d "$6" ] || { echo "$6: it is a directory" >&2; exit 1; }
-mv -f -- "$2" "$6"
+mv -f -- "$2" "$6" || exit
+flush . 2>/dev/null
+true
 """
 )
 """Words: the folder; the part; its size, mode and time, or ""; the final name. The mode `keep` is that of the
@@ -76,8 +90,8 @@ file that is there."""
 UNPACK = (
     _C
     + r"""
-umask 077
 case $2 in new) mkdir -p -- "$1" || exit;; esac
+umask 077
 cd -- "$1" && mkdir -- "$3" || exit
 umask 0
 tar -x -p -o -f - -C "$3"
@@ -100,6 +114,7 @@ rm -rf -- "$2" 2>/dev/null || { chmod -R u+rwx "$2"; rm -rf -- "$2"; }
 
 PLACE = (
     _C
+    + _FLUSH
     + r"""
 cd -- "$1" || exit
 bad=
@@ -130,9 +145,12 @@ all() {
     done
     [ $# = 0 ] || mv -f -- "$@" "$to/" || bad=1
 }
-eval "$(cat)"
+rows=$(cat && echo .) || exit
+flush_all
+eval "${rows%.}"
 chmod -R u+rwx "$2" 2>/dev/null
 rm -rf -- "$2" || exit
+flush_all
 [ -z "$bad" ]
 """
 )

@@ -16,7 +16,6 @@ from collections import deque
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.machine.guest.files.outgoing import Shorter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,10 +29,17 @@ _OPEN, _CLOSE, _READ, _WRITE, _LSTAT, _SETSTAT = 3, 4, 5, 6, 7, 9
 _OPENDIR, _READDIR, _REMOVE, _MKDIR, _RMDIR, _STAT, _RENAME = 11, 12, 13, 14, 15, 17, 18
 _READLINK, _SYMLINK, _EXTENDED = 19, 20, 200
 _STATUS, _HANDLE, _DATA, _NAME, _ATTRS = 101, 102, 103, 104, 105
-_OK, _EOF, _NO_SUCH_FILE = 0, 1, 2
+_OK, _EOF, _NO_SUCH_FILE, _FAILURE = 0, 1, 2, 4
+_REASONS = {
+    _EOF: "end",
+    _NO_SUCH_FILE: "No such file or directory",
+    3: "Permission denied",
+    _FAILURE: "the guest's sftp server failed",
+}
 READING, WRITING, CREATING, EMPTYING = 1, 2, 8, 16
 _SIZE, _OWNER, _MODE, _TIMES, _MORE = 1, 2, 4, 8, 0x80000000
 _POSIX_RENAME = b"posix-rename@openssh.com"
+_FSYNC = b"fsync@openssh.com"
 MOST_BYTES = 1 << 20
 """The longest packet."""
 SLICE_BYTES = 32 << 10
@@ -70,6 +76,8 @@ class Client:
         self._machine = machine
         self._number = 0
         self._is_begun = False
+        self.is_torn = False
+        """A packet was not sent or read to its end, so nothing more can be asked."""
         self._send(_INIT, None, struct.pack(">I", 3))
         kind, rest = self._packet()
         if kind != _VERSION:
@@ -90,12 +98,15 @@ class Client:
     def _send(self, kind: int, number: int | None, payload: bytes) -> None:
         head = b"" if number is None else struct.pack(">I", number)
         length = 1 + len(head) + len(payload)
+        self.is_torn = True
         try:
             self._session.write(struct.pack(">IB", length, kind) + head + payload)
         except BrokenPipeError:
             raise self._ended() from None
+        self.is_torn = False
 
     def _packet(self) -> tuple[int, _Fields]:
+        self.is_torn = True
         head = self._session.read(5)
         if len(head) < 5:
             raise self._ended()
@@ -105,6 +116,7 @@ class Client:
         data = self._session.read(length - 1)
         if len(data) < length - 1:
             raise self._ended()
+        self.is_torn = False
         return kind, _Fields(data, self._nonsense)
 
     def _begin(self, kind: int, payload: bytes) -> int:
@@ -121,9 +133,11 @@ class Client:
             code = rest.number()
             if wanted == _STATUS and code == _OK:
                 return rest
-            why = {_EOF: "end", _NO_SUCH_FILE: "No such file or directory", 3: "Permission denied"}.get(code)
             text = rest.bytes().decode(errors="replace")[:200] if rest else ""
-            failed = Failed(f"{what}: {why or text or f'status {code}'}", machine=self._machine)
+            why = _REASONS.get(code) or text or f"status {code}"
+            failed = Failed(f"{what}: {why}", machine=self._machine)
+            if code == _FAILURE:
+                failed.hint = "the server gives no reason; `qvm exec df -h` shows whether a disk is full"
             failed.is_missing = code in (_NO_SUCH_FILE, _EOF)
             raise failed
         if wanted and kind != wanted:
@@ -136,11 +150,14 @@ class Client:
     def _data(self, number: int, path: str) -> bytes:
         """The answer to a request to read; raises EOFError at the end."""
         try:
-            return self._answer(number, _DATA, path).bytes()
+            data = self._answer(number, _DATA, path).bytes()
         except Failed as failed:
             if failed.is_missing:
                 raise EOFError from None
             raise
+        if not data or len(data) > SLICE_BYTES:  # an end has an answer of its own
+            self._nonsense()
+        return data
 
     def stat(self, path: str, *, is_link: bool = False) -> Attributes | None:
         """What is there; None for nothing.
@@ -162,6 +179,11 @@ class Client:
 
     def close(self, handle: bytes, path: str) -> None:
         self._answer(self._begin(_CLOSE, packed(handle)), _STATUS, path)
+
+    def flush(self, handle: bytes, path: str) -> None:
+        """Let the guest write a file to its disk, where the server can."""
+        if _FSYNC in self._extensions:
+            self._answer(self._begin(_EXTENDED, packed(_FSYNC) + packed(handle)), _STATUS, path)
 
     def set(self, path: str, *, size: int | None, mode: int | None, mtime_s: int | None) -> None:
         """Give a file these values; None leaves one as it is."""
@@ -212,7 +234,10 @@ class Client:
                     raise
                 break
             rows = []
-            for _ in range(found.number()):
+            count = found.number()
+            if not count:  # an end has an answer of its own
+                self._nonsense()
+            for _ in range(count):
                 name = found.text()
                 found.bytes()
                 rows.append((name, found.attributes()))
@@ -222,6 +247,7 @@ class Client:
     def write(self, handle: bytes, pieces: Iterable[tuple[int, bytes]], path: str) -> None:
         """Write all pieces, each at its place."""
         waiting: deque[int] = deque()
+        path = f"cannot write to {path} in the guest"
         with self._drained(waiting):
             for at, data in pieces:
                 for begin in range(0, len(data), SLICE_BYTES):
@@ -238,8 +264,8 @@ class Client:
         """Read what is still to be answered where the block fails, so that other requests can follow."""
         try:
             yield
-        except (Failed, OSError, Shorter):
-            while waiting:
+        except BaseException:
+            while waiting and not self.is_torn:
                 with contextlib.suppress(Failed):
                     self._answer(waiting.popleft(), 0, "")
             raise
@@ -268,8 +294,7 @@ class Client:
                 continue
             at += len(data)
             is_short = len(data) < SLICE_BYTES
-            if data:
-                yield data
+            yield data
 
 
 class Ended(Exception):

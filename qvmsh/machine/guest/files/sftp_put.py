@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from qvmsh.machine.guest.files.limits import Limit
     from qvmsh.machine.guest.files.receivers import Done
     from qvmsh.machine.guest.files.sftp import Attributes
     from qvmsh.machine.guest.files.ways import Produce
@@ -32,8 +33,9 @@ class SftpReceiver:
     name = "sftp"
     piece_bytes = 1 << 62
 
-    def __init__(self, vm: BaseMachine, client: sftp.Client) -> None:
+    def __init__(self, vm: BaseMachine, client: sftp.Client, limit: Limit) -> None:
         self._vm = vm
+        self._limit = limit
         self._client = client
 
     def look(self, target: str, part: str) -> Found:
@@ -70,6 +72,8 @@ class SftpReceiver:
         handle = self._client.open(path, flags)
         places = _Places(runs or [(begin, 1 << 62)])
         produce(lambda data: self._client.write(handle, places.of(data), path))
+        with self._limit.flushing():
+            self._client.flush(handle, path)
         self._client.close(handle, path)
 
     def _require_folder(self, found: Found) -> None:
@@ -204,8 +208,9 @@ class SftpReceiver:
             yield
         except (GuestUnreachableError, DeadlineError):
             raise  # there is no way to it
-        except Exception:
-            self.remove(found, part)
+        except BaseException:
+            if not self._client.is_torn:
+                self.remove(found, part)
             raise
 
 

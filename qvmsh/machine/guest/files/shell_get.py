@@ -6,7 +6,7 @@ import contextlib
 import zlib
 
 from qvmsh.errors import QvmError
-from qvmsh.machine.guest.files import scripts
+from qvmsh.machine.guest.files import names, scripts
 from qvmsh.machine.guest.files.incoming import Refused
 from qvmsh.machine.guest.files.names import split
 from qvmsh.machine.guest.files.sources import Seen
@@ -44,7 +44,7 @@ class ShellSender:
         text = "\n".join(f"see {scripts.quoted(path)}" for path in paths)
         done = self._way.ask(scripts.LOOK_AT_SOURCES, [], text.encode(errors="surrogateescape"))
         rows = [line.split() for line in done.lines if line.startswith("qvm ")]
-        if len(rows) != len(paths) + 1:
+        if len(rows) != len(paths) + 1 or any(len(row) < 3 for row in rows):
             raise Unusable(f"the account has no POSIX shell: {done.stderr.strip()[-200:] or 'no answer'}")
         self._tar = rows[0][1]
         self._has_gzip = rows[0][2:] == ["gzip"]
@@ -79,7 +79,7 @@ class ShellSender:
             assert stream.done is not None
             said = [line for line in stream.done.stderr.splitlines() if line.strip()]
             said = [line.removeprefix("tar: ") for line in said if not any(each in line for each in _USUAL)]
-            if stream.done.status not in (0, 1, 2):
+            if stream.done.status not in (0, 1, 2) or why is not None:
                 self._require(stream.done, words[-1])
             if why is not None:
                 raise why
@@ -97,7 +97,7 @@ class ShellSender:
 def _seen(path: str, row: list[str], *, has_gnu: bool) -> Seen:
     kind, link = row[1:3]
     name = split(path)[1]
-    facts = [each for each in row[3:7] if each.isdigit()]
+    facts = [each for each in row[3:7] if names.is_number(each)]
     if len(facts) < 4 or kind not in ("file", "folder"):
         return Seen(path, name, kind, link == "link")
     size, mtime, blocks = int(facts[0]), int(facts[1]), int(facts[3])
@@ -114,8 +114,8 @@ def _groups(seen: Sequence[Seen]) -> Iterator[tuple[list[str], Callable[[str], s
             yield ["link", f"{folder.rstrip('/')}/{name}"], _Only(each.name)
         else:
             groups.setdefault(folder, []).append(name)
-    for folder, names in groups.items():
-        for group in _short(names):
+    for folder, found in groups.items():
+        for group in _short(found):
             known = {name: name for name in group}
             yield [folder, *(f"./{name}" for name in group)], known.__getitem__
 
@@ -164,10 +164,10 @@ class _Only:
         return self._name
 
 
-def _short(names: list[str]) -> Iterator[list[str]]:
+def _short(found: list[str]) -> Iterator[list[str]]:
     group: list[str] = []
     size = 0
-    for name in names:
+    for name in found:
         length = 3 * len(name.encode(errors="surrogateescape")) + 8
         if group and size + length > WORDS_BYTES:
             yield group

@@ -8,7 +8,7 @@ import time
 
 from qvmsh.errors import DeadlineError, GuestUnreachableError, QvmError
 from qvmsh.machine.guest.files import scripts
-from qvmsh.machine.guest.files.names import split
+from qvmsh.machine.guest.files.names import is_number, split
 from qvmsh.machine.guest.files.outgoing import Packing
 from qvmsh.machine.guest.files.receivers import Found
 from qvmsh.machine.guest.wish import Unusable
@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from qvmsh.machine.guest.files.limits import Limit
     from qvmsh.machine.guest.files.receivers import Done
     from qvmsh.machine.guest.files.ways import Produce, Way
     from qvmsh.machine.guest.result import Result
@@ -34,8 +35,9 @@ _REASONS = {
 class ShellReceiver:
     """See `receivers.Receiver`."""
 
-    def __init__(self, vm: BaseMachine, way: Way) -> None:
+    def __init__(self, vm: BaseMachine, way: Way, limit: Limit) -> None:
         self._vm = vm
+        self._limit = limit
         self._way = way
         self.name = way.name
         self.piece_bytes = way.piece_bytes
@@ -44,7 +46,7 @@ class ShellReceiver:
         folder, name = split(target)
         done = self._way.ask(scripts.LOOK_AT_TARGET, [target, folder, part])
         rows = [line.split() for line in done.lines if line.startswith("qvm ")]
-        if not rows or len(rows[-1]) != 5 or not rows[-1][4].isdigit():
+        if not rows or len(rows[-1]) != 5 or not is_number(rows[-1][4]):
             raise Unusable(f"the account has no POSIX shell: {_last(done) or 'no answer'}")
         _, kind, tar, dd, there = rows[-1]
         if kind in _REASONS:
@@ -77,7 +79,8 @@ class ShellReceiver:
         if mtime_s is not None and 0 <= mtime_s < LAST_S:
             stamp = time.strftime("%Y%m%d%H%M.%S", time.gmtime(mtime_s))
         words = [found.folder, part, str(size), mode, stamp, f"./{name}"]
-        self._require(self._way.ask(scripts.PLACE_FILE, words), found)
+        with self._limit.flushing():
+            self._require(self._way.ask(scripts.PLACE_FILE, words), found)
 
     def tree(
         self,
@@ -113,7 +116,8 @@ class ShellReceiver:
             mode = f"{os.stat(path).st_mode & 0o7777:o}" if os.path.isdir(path) else ""
             rows.append(f"one {_quoted(part, name)} {scripts.quoted(f'./{name}')} '{mode}'")
         text = "\n".join(rows).encode(errors="surrogateescape")
-        placed = self._way.ask(scripts.PLACE, [found.folder, part], text)
+        with self._limit.flushing():
+            placed = self._way.ask(scripts.PLACE, [found.folder, part], text)
         done.files, done.bytes, done.left = packing.files, packing.bytes, packing.sparse
         done.failed += packing.failed
         if placed.status == 1 and placed.stderr:

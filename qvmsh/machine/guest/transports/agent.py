@@ -80,7 +80,7 @@ def _begun(path: str, wish: Wish, machine: str) -> int:
     words = ["-c", wishes.script(wish, is_ascii=True)]
     program = "/bin/sh"
     if wish.user is not None:
-        words, program = ["-s", "/bin/sh", wish.user, *words], "su"
+        words, program = ["-s", "/bin/sh", *words, "--", wish.user], "su"
     given: dict[str, Any] = {"path": program, "arg": words, "capture-output": True}
     if wish.data is not None:
         given["input-data"] = base64.b64encode(wish.data).decode()

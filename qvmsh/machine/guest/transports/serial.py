@@ -43,6 +43,9 @@ STEP_S = 30.0
 """How long the guest's shell may take for one step."""
 INTERRUPTED_S = 5.0
 """The same after Ctrl-C."""
+PATIENCE_S = (2.0, 4.0, 8.0, 16.0)
+"""How long the shell may take to be there again after each Ctrl-C."""
+_INTERRUPT, _SUSPEND = "\x03", "\x1a"
 CHUNK = 600
 """How much of a script is sent on a line: busybox reads lines of up to 1024 bytes."""
 BLOCK = 40
@@ -211,8 +214,7 @@ class _Shell:
         except OSError:
             return False
         try:
-            self._interrupt()
-            is_there = self._step("", STEP_S) is not None
+            is_there = self._interrupt()
         except _Silent:  # it has ended meanwhile
             is_there = False
         self._is_ours = is_there and whose == "ours"
@@ -243,11 +245,16 @@ class _Shell:
         if not self._step("", STEP_S):
             raise _Silent("what the console shows as a prompt is not a shell's")
 
-    def _step(self, line: str, timeout_s: float) -> re.Match[bytes] | None:
-        """Let the shell read a line; its status in the group `status`. None if it has not ended in time."""
+    def _step(self, line: str, timeout_s: float, last: str = "") -> re.Match[bytes] | None:
+        """Let the shell read a line; its status in the group `status`. None if it has not ended in time.
+
+        Args:
+            last: what the shell does once it has shown the status.
+        """
         self._count += 1
         mark = f"{self._mark}-{self._count}"
-        self._say(f"{line}; printf '\\n%s=%s=\\n' {mark} $?\n" if line else f"printf '\\n%s=0=\\n' {mark}\n")
+        shown = f"{line}; printf '\\n%s=%s=\\n' {mark} $?" if line else f"printf '\\n%s=0=\\n' {mark}"
+        self._say(f"{shown}; {last}\n" if last else f"{shown}\n")
         pattern = re.compile(re.escape(mark.encode()) + rb"=(?P<status>\d+)=")
         return self._line.wait(pattern, time.monotonic() + timeout_s)
 
@@ -261,8 +268,8 @@ class _Shell:
         """Run the command, and fetch what it has written."""
         self._must("qvm_d=$(mktemp -d)")
         script = wishes.script(self._wish, is_ascii=True)
-        if self._wish.user not in (None, self._user):
-            script = f"su -s /bin/sh {self._wish.user} -c {_single(script)}"
+        if self._wish.user is not None and self._wish.user != self._user:
+            script = f"su -s /bin/sh -c {_single(script)} -- {_single(self._wish.user)}"
         self._store("qvm_q", script.encode())
         source = "/dev/null"
         if self._wish.data is not None:
@@ -287,12 +294,14 @@ class _Shell:
     def _ended(self, found: re.Match[bytes] | None) -> Result:
         """The result of a command that has ended; one that has not in time is ended."""
         if found is None:
-            self._interrupt()
-            self._step(wishes.ending(self._wish.tag), STEP_S)
+            is_ours_again = self._interrupt(patience_s=(2.0, 4.0)) or self._interrupt(_SUSPEND)
+            is_ended = is_ours_again and self._step(wishes.ending(self._wish.tag), STEP_S)
             raise DeadlineError(
                 f"in the guest, `{self._wish.shown}` had not ended after {self._wish.timeout_s:g} s",
-                machine=self._vm.name, hint="it was ended; `--timeout` is the limit in seconds",
-            )  # fmt: skip
+                machine=self._vm.name,
+                hint=f"it {'was ended' if is_ended else 'may still be running'}; "
+                "`--timeout` is the limit in seconds",
+            )
         return Result.of_bytes(
             self._fetch("o"), self._fetch("e"), argv=self._wish.argv, status=int(found["status"]),
             via="serial", machine=self._vm.name,
@@ -363,18 +372,19 @@ class _Shell:
             machine=self._vm.name, hint="the guest needs `base64` and `sha256sum`",
         )  # fmt: skip
 
-    def _interrupt(self) -> None:
-        """Ctrl-C, until the shell answers.
+    def _interrupt(self, key: str = _INTERRUPT, patience_s: tuple[float, ...] = PATIENCE_S) -> bool:
+        """Press Ctrl-C, or Ctrl-Z for a command that ignores that, until the shell answers; False if not.
 
         The guest's driver drops what it has received and not read yet. So nothing more is typed before that
         has happened: half a line, with an open quote, would swallow the next ones.
         """
-        for patience_s in (2.0, 4.0, 8.0, 16.0):
-            self._say("\x03")
-            self._line.last_line(time.monotonic() + patience_s)
+        for each_s in patience_s:
+            self._say(key)
+            self._line.last_line(time.monotonic() + each_s)
             self._say("\n")
-            if self._step("", patience_s):
-                return
+            if self._step("", each_s):
+                return True
+        return False
 
     def leave(self, *, is_interrupted: bool = False) -> None:
         """Remove what was made in the guest, and log out if it was us who logged in.
@@ -384,11 +394,10 @@ class _Shell:
         """
         try:
             if is_interrupted:
-                self._say("\x03\n")
+                self._say(f"{_INTERRUPT}\n")
             limit_s = INTERRUPTED_S if is_interrupted else STEP_S
-            found = self._step('rm -rf "$qvm_d"; unset qvm_d qvm_q qvm_p', limit_s)
-            self._line.type("exit\n" if self._is_ours else "stty echo; exec $SHELL\n")
-            if found:
+            last = "exit" if self._is_ours else "stty echo; exec $SHELL"
+            if self._step('rm -rf "$qvm_d"; unset qvm_d qvm_q qvm_p', limit_s, last):  # one line, read as one
                 host_files.remove(self._note)
         except (_Silent, QvmError, OSError):
             pass

@@ -6,6 +6,7 @@ run(vm, note, Wish(("uname", "-r")))             # the same; its output is writt
 
 from __future__ import annotations
 
+import os
 import time
 
 from qvmsh.errors import CommandError, DeadlineError, GuestUnreachableError, QvmError
@@ -107,11 +108,14 @@ def run(vm: BaseMachine, pid: int, note: LaunchRecord, wish: Wish) -> Result:
         own = _opened(vm, note, wish, stack, is_interactive=tty and guest.may_ask(vm))
         left = None if wish.timeout_s is None else max(0.1, wish.timeout_s - (time.monotonic() - began))
         try:
+            if is_captured and wish.is_interactive and wish.data is None:
+                return _collected(vm, own, words, wish.argv, left)
             if is_captured:
                 return _capture(vm, own, words, wish.argv, left, wish.data)
             status = _pass_on(vm, own, words, tty=tty, has_input=wish.is_interactive, timeout_s=left)
         except (TimeoutError, DeadlineError) as error:
             late = error if isinstance(error, DeadlineError) else _late(vm, wish.argv, 0.0, b"")
+            late.hint = "it may still be running; `--timeout` is the limit in seconds"
             is_paused = state.observe(vm).kind == state.PAUSED  # it can end nothing
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 if not is_paused and own.run(wishes.ending(wish.tag), timeout_s=END_S).returncode == 0:
@@ -159,8 +163,12 @@ def _pass_on(
     tty: bool,
     has_input: bool = True,
     timeout_s: float | None = None,
+    into: tuple[int, int] | None = None,
 ) -> int:
     """Run a command on the caller's streams; its exit status.
+
+    Args:
+        into: descriptors for its output and its errors instead.
 
     Raises:
         TimeoutError: it has not ended in time.
@@ -171,12 +179,12 @@ def _pass_on(
         argv = own.command(words, tty=tty, log=log)
         vm.io.stdout.flush()
         stdin = _descriptor(vm.io.stdin, 0) if has_input else nothing.fileno()
-        streams = {"stdout": _descriptor(vm.io.stdout, 1), "stderr": _descriptor(vm.io.stderr, 2)}
+        out, errors = into or (_descriptor(vm.io.stdout, 1), _descriptor(vm.io.stderr, 2))
         try:
             with own.ended_by_failure():
                 status = pass_streams.run(
-                    argv, stdin=stdin, **streams, tty=tty, host=own.host, timeout_s=timeout_s,
-                    watch=Watch(own, log),
+                    argv, stdin=stdin, stdout=out, stderr=errors, tty=tty, host=own.host,
+                    timeout_s=timeout_s, watch=Watch(own, log),
                 )  # fmt: skip
         except Silent:
             raise _silent(vm, own) from None
@@ -188,6 +196,26 @@ def _pass_on(
     if said:
         print(said, file=vm.io.stderr)
     return status
+
+
+def _collected(
+    vm: BaseMachine,
+    own: ssh_connection.Link,
+    words: Sequence[str],
+    argv: Sequence[str],
+    timeout_s: float | None,
+) -> Result:
+    """As `_capture`, of a command that reads the caller's standard input."""
+    import contextlib
+
+    with contextlib.ExitStack() as stack:
+        files = [open(os.memfd_create("qvm"), "rb") for _ in range(2)]  # the stack closes them
+        for each in files:
+            stack.enter_context(each)
+        into = (files[0].fileno(), files[1].fileno())
+        status = _pass_on(vm, own, words, tty=False, timeout_s=timeout_s, into=into)
+        output, errors = (os.pread(fd, os.fstat(fd).st_size, 0) for fd in into)
+    return Result.of_bytes(output, errors, argv=argv, status=status, machine=vm.name)
 
 
 def _log(own: ssh_connection.Link) -> host_files.Removed:

@@ -81,8 +81,11 @@ def root(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     assert (tmp_path / "outside/file").read_text() == "safe"
 
 
-def unpacked(fd: int, data: bytes, top: Callable[[str], str] = same) -> Unpacking:
-    found = Unpacking(fd, "demo", idle, idle)
+def unpacked(
+    fd: int, data: bytes, top: Callable[[str], str] = same, tops: dict[str, str] | None = None
+) -> Unpacking:
+    """Unpack what was asked for: a folder `t`, if nothing else is given."""
+    found = Unpacking(fd, {"t": "folder"} if tops is None else tops, "demo", idle, idle)
     try:
         found.all(io.BytesIO(data).read, top)
     finally:
@@ -100,8 +103,8 @@ def test_unpacking_what_gnu_tar_sends_keeps_all_of_it(
     data = subprocess.run(
         ["tar", "-c", *how, "-C", source.parent, "-f", "-", "./tree"], stdout=subprocess.PIPE, check=True
     ).stdout
-    found = unpacked(root[1], data)
-    assert found.failed == []
+    found = unpacked(root[1], data, tops={"tree": "folder"})
+    assert (found.failed, found.missing) == ([], set())
     target = tmp_path_factory.mktemp("target")
     fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     Placing(found.modes, found.failed).place(root[1], "tree", fd, "tree")
@@ -116,24 +119,42 @@ def test_unpacking_what_gnu_tar_sends_keeps_all_of_it(
 
 HOSTILE = {
     "parent": member("../outside/evil", data=b"x"),
-    "parent below": member("a/../../outside/evil", data=b"x"),
+    "parent below": member("t/../../outside/evil", data=b"x"),
     "absolute": member("/tmp/evil", data=b"x"),
-    "through a link": member("l", tarfile.SYMTYPE, linkname="../outside") + member("l/evil", data=b"x"),
-    "over a link": member("l", tarfile.SYMTYPE, linkname="../outside/file") + member("l", data=b"x"),
-    "folder over a link": member("l", tarfile.SYMTYPE, linkname="../outside") + member("l/", tarfile.DIRTYPE),
-    "hard link out": member("h", tarfile.LNKTYPE, linkname="../outside/file") + member("h", data=b"x"),
-    "hard link to a link": member("l", tarfile.SYMTYPE, linkname="../outside/file")
-    + member("h", tarfile.LNKTYPE, linkname="l"),
-    "hard link through a link": member("l", tarfile.SYMTYPE, linkname="../outside")
-    + member("h", tarfile.LNKTYPE, linkname="l/file"),
-    "hard link to a folder": member("d/", tarfile.DIRTYPE) + member("h", tarfile.LNKTYPE, linkname="d"),
-    "twice": member("a", data=b"x") + member("a", data=b"y"),
-    "below a file": member("a", data=b"x") + member("a/b", data=b"y"),
-    "too deep": member("d/" * 300 + "f", data=b"x"),
+    "through a link": member("t/l", tarfile.SYMTYPE, linkname="../../outside")
+    + member("t/l/evil", data=b"x"),
+    "over a link": member("t/l", tarfile.SYMTYPE, linkname="../../outside/file") + member("t/l", data=b"x"),
+    "folder over a link": member("t/l", tarfile.SYMTYPE, linkname="../../outside")
+    + member("t/l/", tarfile.DIRTYPE),
+    "hard link out": member("t/h", tarfile.LNKTYPE, linkname="../outside/file") + member("t/h", data=b"x"),
+    "hard link to a link": member("t/l", tarfile.SYMTYPE, linkname="../../outside/file")
+    + member("t/h", tarfile.LNKTYPE, linkname="t/l"),
+    "hard link through a link": member("t/l", tarfile.SYMTYPE, linkname="../../outside")
+    + member("t/h", tarfile.LNKTYPE, linkname="t/l/file"),
+    "hard link to a folder": member("t/d/", tarfile.DIRTYPE) + member("t/h", tarfile.LNKTYPE, linkname="t/d"),
+    "twice": member("t/a", data=b"x") + member("t/a", data=b"y"),
+    "below a file": member("t/a", data=b"x") + member("t/a/b", data=b"y"),
+    "too deep": member("t/" * 300 + "f", data=b"x"),
     "not a tar": b"hello" * 1000,
-    "damaged": member("a", data=b"x" * 600)[:700],
-    "size": member("a")[:124] + b"77777777777\0" + member("a")[136:],
+    "damaged": member("t/a", data=b"x" * 600)[:700],
+    "size": member("t/a")[:124] + b"77777777777\0" + member("t/a")[136:],
 }
+"""Where a folder `t` was asked for."""
+OTHERS = {
+    "link for a folder": ("folder", member("x", tarfile.SYMTYPE, linkname="../outside")),
+    "link for a file": ("file", member("x", tarfile.SYMTYPE, linkname="../outside/file")),
+    "file for a folder": ("folder", member("x", data=b"x")),
+    "folder for a file": ("file", member("x/", tarfile.DIRTYPE)),
+    "what is below for a file": ("file", member("x/y", data=b"x")),
+    "device for a file": ("file", member("x", tarfile.CHRTYPE, devmajor=1, devminor=3)),
+    "hard link for a folder": ("folder", member("x", tarfile.LNKTYPE, linkname="x")),
+    "hard link to a link": (
+        "file",
+        member("t/l", tarfile.SYMTYPE, linkname="../../outside/file")
+        + member("x", tarfile.LNKTYPE, linkname="t/l"),
+    ),
+}
+"""Where `x` of this kind was asked for, beside the folder."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -141,6 +162,22 @@ def test_unpacking_hostile_members_is_refused(root: tuple[Path, int], name: str)
     with pytest.raises(Refused) as caught:
         unpacked(root[1], HOSTILE[name] + END)
     assert caught.value.machine == "demo"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_unpacking_another_kind_than_asked_for_is_refused(root: tuple[Path, int], name: str) -> None:
+    """The next copy to the same place would follow a link."""
+    kind, data = OTHERS[name]
+    with pytest.raises(Refused):
+        unpacked(root[1], data + END, tops={"x": kind, "t": "folder"})
+    assert not (root[0] / "x").is_symlink()
+
+
+def test_unpacking_two_names_of_one_file_and_nothing(root: tuple[Path, int]) -> None:
+    data = member("a", data=b"x") + member("b", tarfile.LNKTYPE, linkname="a")
+    found = unpacked(root[1], data + END, tops={"a": "file", "b": "file", "c": "folder"})
+    assert (found.failed, found.missing) == ([], {"c"})
+    assert (root[0] / "b").read_text() == "x"
 
 
 def test_unpacking_a_name_not_asked_for_is_refused(root: tuple[Path, int]) -> None:
@@ -154,19 +191,19 @@ def test_unpacking_too_many_members_is_refused(
 ) -> None:
     monkeypatch.setattr(incoming, "MOST_MEMBERS", 3)
     with pytest.raises(Refused, match="more than 3 files"):
-        unpacked(root[1], b"".join(member(f"f{i}") for i in range(4)) + END)
+        unpacked(root[1], b"".join(member(f"t/f{i}") for i in range(4)) + END)
 
 
 def test_unpacking_devices_and_fifos_are_named_and_the_rest_kept(root: tuple[Path, int]) -> None:
-    data = member("null", tarfile.CHRTYPE, devmajor=1, devminor=3) + member("pipe", tarfile.FIFOTYPE)
-    found = unpacked(root[1], data + member("f", data=b"x") + END)
-    assert found.failed == ["null: it is a device", "pipe: it is a FIFO"]
-    assert os.listdir(root[0]) == ["f"]
+    data = member("t/null", tarfile.CHRTYPE, devmajor=1, devminor=3) + member("t/pipe", tarfile.FIFOTYPE)
+    found = unpacked(root[1], data + member("t/f", data=b"x") + END)
+    assert found.failed == ["t/null: it is a device", "t/pipe: it is a FIFO"]
+    assert os.listdir(root[0] / "t") == ["f"]
 
 
 def test_unpacking_keeps_no_set_user_id(root: tuple[Path, int]) -> None:
-    unpacked(root[1], member("f", data=b"x", mode=0o6755) + END)
-    assert os.stat(root[0] / "f").st_mode & 0o7777 == 0o755
+    unpacked(root[1], member("t/f", data=b"x", mode=0o6755) + END)
+    assert os.stat(root[0] / "t/f").st_mode & 0o7777 == 0o755
 
 
 TEXTS = st.lists(
@@ -178,9 +215,9 @@ KINDS = st.sampled_from(
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.tuples(TEXTS, KINDS, TEXTS), max_size=6))
+@given(rows=st.lists(st.tuples(st.sampled_from(["t/", "t/", ""]), TEXTS, KINDS, TEXTS), max_size=6))
 def test_unpacking_any_members_writes_nothing_outside(
-    tmp_path: Path, rows: list[tuple[str, bytes, str]]
+    tmp_path: Path, rows: list[tuple[str, str, bytes, str]]
 ) -> None:
     """Whatever it makes of them: beside its folder all stays as it was."""
     number = len(os.listdir(tmp_path))
@@ -189,13 +226,18 @@ def test_unpacking_any_members_writes_nothing_outside(
     (base / "outside").mkdir()
     fd = os.open(base / "part", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        unpacked(fd, b"".join(member(name, kind, linkname=link) for name, kind, link in rows) + END)
+        data = b"".join(
+            member(top + name, kind, linkname=top + link if kind == tarfile.LNKTYPE else link)
+            for top, name, kind, link in rows
+        )
+        unpacked(fd, data + END, tops={"t": "folder", "a": "file"})
     except Refused:
         pass
     finally:
         os.close(fd)
     assert sorted(os.listdir(base)) == ["outside", "part"]
     assert os.listdir(base / "outside") == []
+    assert not any(each.is_symlink() for each in (base / "part").iterdir())
 
 
 # moving to the final place
@@ -308,7 +350,7 @@ def test_place_what_cannot_be_moved_is_named(own: Path) -> None:
     "rows",
     [
         [("a\0b", tarfile.REGTYPE, {})],
-        [("link", tarfile.SYMTYPE, {"linkname": "a\0b"})],
+        [("t/link", tarfile.SYMTYPE, {"linkname": "a\0b"})],
     ],
 )
 def test_nul_in_a_name_of_a_guest_is_refused(
@@ -324,4 +366,4 @@ def test_nul_in_a_name_of_a_guest_is_refused(
         data += info.tobuf(tarfile.PAX_FORMAT)
     with pytest.raises(Refused, match="NUL"):
         unpacked(root[1], data + END)
-    assert os.listdir(root[0]) == []
+    assert [path for path in root[0].rglob("*") if not path.is_dir()] == []

@@ -51,8 +51,9 @@ _PLAIN = {
     "VM_QEMU_DISPLAY": r"[\w-]*",
     "VM_QEMU_BIN": r"qemu-system-\w+|qemu-kvm",
     "VM_QEMU_IMG": r"qemu-img",
+    "VM_READY": r"|ssh|agent|none|console:[\w .:$#>-]*",
 }
-"""Values that are harmless."""
+"""Values that are harmless; other patterns of VM_READY may take for ever to search."""
 _PATHS = ("VM_CDROM", "VM_KERNEL", "VM_INITRD", "VM_SSH_IDENTITY")
 _MONITOR = ("VM_NET_LISTEN", "VM_NET_PORT", "VM_NET_HOST")
 _RUN = ("VM_PRE_START", "VM_POST_STOP")

@@ -149,8 +149,10 @@ def test_put_interrupted_by_ctrl_c_ends_at_once_and_resumes(running: Vm, big: Pa
 
 def test_second_put_of_a_file_at_once_is_refused(running: Vm, big: Path) -> None:
     with begun(running, is_arriving(running), "put", big, "/tmp/big") as child:
+        os.kill(child.pid, signal.SIGSTOP)  # else it may have ended by then
         result = running.qvm("put", big, "/tmp/big")
         assert (result.status, "another process copies the same file" in result.err) == (1, True), str(result)
+        os.kill(child.pid, signal.SIGCONT)
         ended(child, 0, "")
     wanted = hashlib.sha256(big.read_bytes()).hexdigest()
     assert asked(running, "sha256sum </tmp/big").split()[0] == wanted

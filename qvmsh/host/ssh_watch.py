@@ -5,9 +5,9 @@
     watch.look()                    # may end the connection, and then sets the next time
 
 Such a guest answers nothing, and ssh would wait for its own `ServerAliveCountMax`. While the guest has not
-taken the command, nothing has been run. If it greets a new connection meanwhile, and takes no other command
-on the cached one, that is ended: ssh's client, which then finds no master, makes a connection of its own and
-runs the command there. Source: mux.c of OpenSSH, `muxclient` and `mux_client_request_session`.
+taken the command, nothing has been run. If it greets a new connection meanwhile, the cached one is ended:
+ssh's client, which then finds no master, makes a connection of its own and runs the command there. Source:
+mux.c of OpenSSH, `muxclient` and `mux_client_request_session`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 
 from qvmsh.host import sshd
-from qvmsh.host.heard import heard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,22 +70,9 @@ class Watch:
             # a guest that greets a new connection has had the time for the old one, too
             self._is_replaced = sshd.banner(self._own.host, self._own.port, -1, GREETING_S) == "ssh"
             if self._is_replaced and not self.has_begun():
-                if self._answers():
-                    self.at = None
-                    return
                 self._own.end()
         self.at = time.monotonic() + NEXT_S
 
     def has_begun(self) -> bool:
         """True once the guest has taken the command."""
         return any(mark in self._own.words_in(self._log) for mark in _BEGUN)
-
-    def _answers(self) -> bool:
-        """True if the guest takes another command on the same connection: ssh's log has misled us."""
-        from subprocess import TimeoutExpired
-
-        try:
-            heard(self._own.command(["true"], tty=False), timeout_s=GREETING_S)
-        except TimeoutExpired:
-            return False
-        return True

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import pytest
 
-from qvmsh.host import ssh_watch
-from qvmsh.machine import launch_record
-from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qmp
 from tests.support.world import DEADLINE_S, Vm
 
@@ -29,25 +23,6 @@ def test_command_that_takes_its_time_keeps_its_connection(loaded: Vm, words: lis
     loaded.ok("ssh", "true")
     result = loaded.ok(*words, "seq 3; sleep 12; seq 20000 | tail -1")
     assert (result.out, result.err) == ("1\n2\n3\n20000\n", "")
-
-
-def test_connection_stays_where_the_log_of_ssh_says_nothing(
-    loaded: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another version of ssh may log otherwise: then the guest itself is asked."""
-    monkeypatch.setattr(ssh_watch, "GREETING_S", DEADLINE_S)  # the host may be busy
-    vm = loaded.library()
-    loaded.ok("ssh", "true")
-    note = launch_record.read(vm.files)
-    assert note is not None
-    with guest.link(vm, note).taken(interactive=False, timeout_s=DEADLINE_S) as own:
-        command = own.command(["read line; echo $line"], tty=False)
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-            watch = ssh_watch.Watch(own, str(tmp_path / "nothing"))
-            watch.at = 0.0
-            watch.look()
-            assert child.communicate("whole\n", timeout=DEADLINE_S)[0] == "whole\n"
-            assert watch.at is None
 
 
 def test_ssh_after_a_foreign_loadvm_has_a_new_connection(loaded: Vm) -> None:
